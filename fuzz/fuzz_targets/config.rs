@@ -1,0 +1,16 @@
+//! No text breaks the reading of a config, and every refusal can be shown.
+#![no_main]
+
+use std::path::Path;
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    match zdsup::config::parse(text, Path::new("web.toml"), None) {
+        Ok(config) => assert_eq!(config.services.len(), 1),
+        Err(error) => {
+            assert!(!error.to_string().contains('\n'), "the error is one line: {error:?}");
+            assert!(!error.render(true).is_empty() && !error.render(false).is_empty());
+        }
+    }
+});

@@ -1,0 +1,13 @@
+//! What a person reads: pure functions from the control API's types to text.
+
+mod progress;
+mod status;
+mod table;
+mod units;
+
+pub(super) use progress::{accepted, event, waiting};
+pub(super) use status::{draining, status};
+pub(super) use units::span;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! `zdsup status`.
+
+use crate::cli::terminal::{Style, clean, clean_lines};
+use crate::control::types::{
+    GenerationState, GenerationStatus, InstanceState, InstanceStatus, LastOutput, ListenerStatus, ServiceState,
+    ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
+};
+use crate::core::Verdict;
+
+use super::progress::{ended, last_output, output};
+use super::table::Table;
+use super::units::{count, size, span};
+
+/// Lines of output shown of what failed.
+const OUTPUT_LINES: usize = 5;
+
+/// Everything. `now` is in seconds since the epoch.
+pub(in crate::cli) fn status(status: &Status, now: f64, style: Style) -> String {
+    let mut out = supervisor(&status.supervisor, style);
+    for one in &status.services {
+        out.push('\n');
+        out.push_str(&service(one, now, style));
+    }
+    out
+}
+
+/// What still drains, in a line.
+pub(in crate::cli) fn draining(status: &Status) -> String {
+    let services = status.services.iter();
+    let generations = services.flat_map(|service| service.generations.iter().map(move |one| (service, one)));
+    let said: Vec<String> = generations
+        .map(|(service, generation)| {
+            let mut facts = Vec::new();
+            if let Some(connections) = generation.connections {
+                facts.push(count(connections, "connection"));
+            }
+            let remaining = generation.instances.iter().filter_map(|instance| instance.remaining);
+            if let Some(remaining) = remaining.reduce(f64::max) {
+                facts.push(format!("{} left", span(remaining)));
+            }
+            let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join(", ")) };
+            format!("{}@{}{facts}", service.name, generation.generation)
+        })
+        .collect();
+    said.join(", ")
+}
+
+fn supervisor(supervisor: &SupervisorStatus, style: Style) -> String {
+    let mut facts = vec![
+        format!("zdsup {}", supervisor.version),
+        format!("pid {}", supervisor.pid),
+        format!("up {}", span(supervisor.age)),
+    ];
+    facts.extend(supervisor.memory.map(size));
+    let stopping = if supervisor.stopping { style.unsure(" · stopping") } else { String::new() };
+    let mut out = format!("{} · {}{stopping}\n", style.strong(&supervisor.name), facts.join(" · "));
+    if let Some(config) = &supervisor.config {
+        out.push_str(&format!("{}\n", style.faint(&format!("config {}", clean(config)))));
+    }
+    if let Some(reason) = &supervisor.holding {
+        let holding = format!("HOLDING what runs, and doing nothing else: {}", clean(reason));
+        out.push_str(&format!("{}\n", style.bad(&holding)));
+        out.push_str("`zdsup reexec` tries again, `zdsup stop` ends everything\n");
+    }
+    if supervisor.lines_dropped > 0 {
+        let dropped = count(supervisor.lines_dropped, "line");
+        out.push_str(&format!("{}\n", style.unsure(&format!("{dropped} of output dropped: nobody read them"))));
+    }
+    out
+}
+
+fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
+    let (state, paint): (_, fn(Style, &str) -> String) = match service.state {
+        ServiceState::Starting => ("starting", Style::unsure),
+        ServiceState::Serving => ("serving", Style::good),
+        ServiceState::Upgrading => ("serving, being upgraded", Style::good),
+        ServiceState::BackingOff => ("down, to be started again", Style::bad),
+        ServiceState::Failed => ("FAILED, given up", Style::bad),
+        ServiceState::Stopping => ("stopping", Style::unsure),
+        ServiceState::Stopped => ("stopped", Style::unsure),
+    };
+    let mut out = format!("{}  {}\n", style.strong(&service.name), paint(style, state));
+    if let Some(detail) = &service.detail {
+        out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
+    }
+    if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
+        let heading = format!("the last output of {}@{}", service.name, clean(instance));
+        let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES)..];
+        out.push_str(&last_output(&heading, lines, elsewhere.as_deref(), "  ", style));
+    }
+    if let Some(upgrade) = &service.upgrade {
+        let line = format!("{} #{}: {}, {} so far", upgrade.kind, upgrade.id, upgrade.step, span(upgrade.duration));
+        out.push_str(&format!("  {line}\n"));
+    }
+    let mut table = Table::new(["INSTANCE", "STATE", "WEIGHT", "PID", "AGE", "CONNS", "MEMORY", "CPU"]);
+    for generation in &service.generations {
+        add_generation(&mut table, &service.name, generation);
+    }
+    out.push_str(&table.text(style));
+    let mut table = Table::new(["LISTENER", "ADDRESS", "QUEUE", ""]);
+    for listener in &service.listeners {
+        table.row(listener_cells(listener), Style::plain, Vec::new());
+    }
+    out.push_str(&table.text(style));
+    if service.fd_store_max > 0 || service.fd_store > 0 {
+        out.push_str(&format!("  {} of {} descriptors stored\n", service.fd_store, service.fd_store_max));
+    }
+    if let Some(last) = &service.last_upgrade {
+        out.push_str(&last_upgrade(last, now, style));
+    }
+    out
+}
+
+fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationStatus) {
+    let paint: fn(Style, &str) -> String = match generation.state {
+        GenerationState::Serving => Style::good,
+        GenerationState::Starting | GenerationState::Soaking | GenerationState::Draining => Style::unsure,
+        GenerationState::BackingOff | GenerationState::Failed | GenerationState::Ending => Style::bad,
+    };
+    let weight = generation.weight.map(|weight| format!("{weight} %")).unwrap_or_default();
+    if generation.instances.is_empty() {
+        let mut cells: [String; 8] = Default::default();
+        cells[0] = format!("{service}@{}", generation.generation);
+        cells[1] = generation_state(generation.state).into();
+        cells[2] = weight;
+        table.row(cells, paint, Vec::new());
+        return;
+    }
+    for instance in &generation.instances {
+        let unknown = || "?".to_owned();
+        let cells = [
+            format!("{service}@{}", instance.instance),
+            instance_state(generation.state, instance.state).into(),
+            weight.clone(),
+            instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            span(instance.age),
+            instance.connections.map_or_else(unknown, |connections| connections.to_string()),
+            instance.memory.map_or_else(unknown, size),
+            instance.cpu.map_or_else(unknown, span),
+        ];
+        table.row(cells, paint, below(instance));
+    }
+}
+
+/// What an instance waits for, what it says, and what an operator should know.
+fn below(instance: &InstanceStatus) -> Vec<String> {
+    let left = instance.remaining.and_then(|seconds| match instance.state {
+        InstanceState::Preparing | InstanceState::Starting => Some(format!("{} left to be ready", span(seconds))),
+        InstanceState::Stopping | InstanceState::Aborting | InstanceState::Leftovers => {
+            Some(format!("SIGKILL in {}", span(seconds)))
+        }
+        InstanceState::Ready | InstanceState::Killing => None,
+    });
+    let said: Vec<String> = [left, instance.status.as_deref().map(clean)].into_iter().flatten().collect();
+    let said = if said.is_empty() { None } else { Some(said.join(" · ")) };
+    said.into_iter().chain(instance.notes.iter().map(|note| format!("note: {}", clean(note)))).collect()
+}
+
+fn generation_state(state: GenerationState) -> &'static str {
+    match state {
+        GenerationState::Starting => "starting",
+        GenerationState::Soaking => "soaking",
+        GenerationState::Serving => "serving",
+        GenerationState::BackingOff => "down",
+        GenerationState::Failed => "FAILED",
+        GenerationState::Draining => "draining",
+        GenerationState::Ending => "ending",
+    }
+}
+
+/// The generation's part says it, unless the process itself is somewhere else.
+fn instance_state(generation: GenerationState, instance: InstanceState) -> &'static str {
+    match (instance, generation) {
+        (InstanceState::Aborting, _) => "aborting",
+        (InstanceState::Killing, _) => "killing",
+        (InstanceState::Leftovers, _) => "leftovers",
+        (
+            InstanceState::Preparing | InstanceState::Starting,
+            GenerationState::BackingOff | GenerationState::Serving,
+        ) => "restarting",
+        (InstanceState::Stopping, GenerationState::Serving) => "stopping",
+        (
+            InstanceState::Preparing | InstanceState::Starting | InstanceState::Ready | InstanceState::Stopping,
+            generation,
+        ) => generation_state(generation),
+    }
+}
+
+fn listener_cells(listener: &ListenerStatus) -> [String; 4] {
+    let queue = match (listener.queue, listener.backlog) {
+        (Some(queue), Some(backlog)) => format!("{queue}/{backlog}"),
+        (Some(queue), None) => queue.to_string(),
+        (None, _) => "-".into(),
+    };
+    let origin = if listener.origin == "inherited" { "from systemd" } else { "" };
+    [listener.name.clone(), clean(&listener.address), queue, origin.into()]
+}
+
+fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> String {
+    let Some(verdict) = &last.verdict else { return String::new() };
+    let ago = span((now - last.requested_at - last.duration).max(0.0));
+    let when = format!("{} ago, after {}", ago, span(last.duration));
+    let what = format!("last {} #{}:", last.kind, last.id);
+    let VerdictStatus { reason, hint, .. } = verdict;
+    if verdict.verdict == Verdict::Upgraded {
+        let to = last.generation.map(|generation| format!(" to {}@{generation}", last.service)).unwrap_or_default();
+        return format!("  {what} {} {}\n", style.good(&format!("upgraded{to}")), style.faint(&format!("({when})")));
+    }
+    let candidate = last.generation.map(|generation| format!(" {}@{generation}", last.service)).unwrap_or_default();
+    let mut out = format!("  {what}{candidate} {} {}\n", ended(verdict, style), style.faint(&format!("({when})")));
+    if let Some(reason) = reason {
+        out.push_str(&format!("    {}\n", clean_lines(reason, "    ")));
+    }
+    out.push_str(&output(verdict, OUTPUT_LINES, "    ", style));
+    if let Some(hint) = hint {
+        out.push_str(&format!("    hint: {}\n", clean(hint)));
+    }
+    out
+}

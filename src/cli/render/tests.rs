@@ -1,0 +1,232 @@
+//! What is shown, as it is shown.
+
+use super::{accepted, draining, event, status, waiting};
+use crate::cli::terminal::Style;
+use crate::control::types::*;
+
+const PLAIN: Style = Style { colour: false, width: Some(80) };
+
+fn service() -> ServiceStatus {
+    ServiceStatus {
+        name: "web".into(),
+        state: ServiceState::Upgrading,
+        detail: None,
+        last_output: None,
+        serving: Some(3),
+        upgrade: Some(upgrade(9, "spawned", None)),
+        last_upgrade: Some(upgrade(8, "done", Some(failed()))),
+        generations: vec![
+            generation(4, GenerationState::Starting, instance("4.1", InstanceState::Starting, Some(28.2))),
+            generation(3, GenerationState::Serving, instance("3.1", InstanceState::Ready, None)),
+            generation(2, GenerationState::Draining, instance("2.1", InstanceState::Stopping, Some(11.0))),
+        ],
+        listeners: vec![
+            ListenerStatus {
+                name: "http".into(),
+                address: "0.0.0.0:8080".into(),
+                queue: Some(3),
+                backlog: Some(4096),
+                origin: "bound".into(),
+            },
+            ListenerStatus {
+                name: "admin".into(),
+                address: "unix:/run/web/admin.sock".into(),
+                queue: None,
+                backlog: None,
+                origin: "inherited".into(),
+            },
+        ],
+        fd_store: 3,
+        fd_store_max: 16,
+    }
+}
+
+fn whole() -> Status {
+    Status {
+        supervisor: SupervisorStatus {
+            name: "web".into(),
+            version: "0.1.0".into(),
+            pid: 4242,
+            age: 93_784.0,
+            memory: Some(4_100_000),
+            config: Some("/etc/zdsup/web.toml".into()),
+            stopping: false,
+            incarnation: 1,
+            holding: None,
+            lines_dropped: 1,
+        },
+        services: vec![service()],
+    }
+}
+
+fn upgrade(id: u64, step: &str, verdict: Option<VerdictStatus>) -> UpgradeStatus {
+    UpgradeStatus {
+        id,
+        service: "web".into(),
+        kind: Kind::Reload,
+        requested_by: vec![0],
+        step: step.into(),
+        generation: Some(4),
+        from: Some(3),
+        requested_at: 1_000.0,
+        duration: 1.75,
+        verdict,
+        drained: false,
+    }
+}
+
+fn failed() -> VerdictStatus {
+    VerdictStatus {
+        verdict: Verdict::Failed,
+        exit_code: 4,
+        step: "spawned".into(),
+        reason: Some("ended before it was ready: killed by SIGSEGV".into()),
+        hint: Some("look at its log".into()),
+        output: (1..=7).map(|line| format!("line {line} \x1b[31mred\x1b[0m")).collect(),
+        output_elsewhere: None,
+        serving: Some(3),
+    }
+}
+
+fn generation(number: u64, state: GenerationState, instance: InstanceStatus) -> GenerationStatus {
+    GenerationStatus {
+        generation: number,
+        state,
+        executable: "/srv/web/bin/web".into(),
+        weight: None,
+        connections: instance.connections,
+        instances: vec![instance],
+    }
+}
+
+fn instance(name: &str, state: InstanceState, remaining: Option<f64>) -> InstanceStatus {
+    InstanceStatus {
+        instance: name.into(),
+        state,
+        pid: Some(12_345),
+        age: 3723.0,
+        connections: Some(17),
+        memory: Some(36_175_872),
+        cpu: Some(12.34),
+        status: Some("processing\nrequests \x07".into()),
+        remaining,
+        notes: Vec::new(),
+    }
+}
+
+fn happened(name: &str, message: &str, verdict: Option<VerdictStatus>) -> UpgradeEvent {
+    UpgradeEvent {
+        seq: 1,
+        at: 1_000.0,
+        elapsed: 1.2345,
+        upgrade: 9,
+        service: "web".into(),
+        event: name.into(),
+        message: message.into(),
+        generation: Some(4),
+        verdict: verdict.map(Box::new),
+    }
+}
+
+#[test]
+fn status_during_an_upgrade() {
+    let text = status(&whole(), 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn status_of_services_that_do_not_serve() {
+    let mut whole = whole();
+    whole.supervisor =
+        SupervisorStatus { config: None, stopping: true, lines_dropped: 0, memory: None, ..whole.supervisor };
+    let mut down = service();
+    down.name = "api".into();
+    down.state = ServiceState::BackingOff;
+    down.detail = Some("ended while serving: exit status 1; starting it again in 3.2 s (failure 4 in a row)".into());
+    let lines = ["listening", "out of memory: 512 MiB", "\u{1b}[2Jgoodbye"].map(str::to_owned).to_vec();
+    down.last_output = Some(LastOutput { instance: "1.4".into(), lines, elsewhere: None });
+    (down.upgrade, down.last_upgrade) = (None, None);
+    down.listeners.truncate(1);
+    down.generations = vec![generation(1, GenerationState::BackingOff, instance("1.1", InstanceState::Ready, None))];
+    down.generations[0].instances.clear();
+    let mut steered = service();
+    steered.generations[0].weight = Some(5);
+    steered.generations[1].weight = Some(95);
+    let unknown = &mut steered.generations[1].instances[0];
+    (unknown.pid, unknown.connections, unknown.memory, unknown.cpu) = (None, None, None, None);
+    unknown.notes = vec!["no handler for SIGTERM: it will be killed by it".into()];
+    unknown.status = None;
+    let mut upgraded = upgrade(7, "done", Some(failed()));
+    if let Some(verdict) = &mut upgraded.verdict {
+        verdict.verdict = Verdict::Upgraded;
+    }
+    steered.last_upgrade = Some(upgraded);
+    whole.services = vec![down, steered];
+    insta::assert_snapshot!(status(&whole, 1_013.75, PLAIN));
+}
+
+#[test]
+fn colours_change_nothing_else() {
+    let coloured = status(&whole(), 1_013.75, Style { colour: true, width: Some(80) });
+    assert!(coloured.contains("\x1b[32m"));
+    assert_eq!(
+        crate::cli::terminal::clean(&coloured.replace('\n', "\u{2028}")).replace('\u{2028}', "\n"),
+        status(&whole(), 1_013.75, PLAIN)
+    );
+}
+
+#[test]
+fn nothing_foreign_reaches_the_terminal_raw() {
+    let mut whole = whole();
+    whole.services[0].detail = Some("\x1b]0;x\x07".into());
+    whole.services[0].listeners[0].address = "unix:@\x1bc".into();
+    let controls = |text: &str| text.chars().filter(|char| char.is_control() && *char != '\n').count();
+    assert_eq!(controls(&status(&whole, 0.0, PLAIN)), 0);
+    assert_eq!(controls(&event(&happened("verdict", "", Some(failed())), PLAIN)), 0);
+    assert_eq!(controls(&event(&happened("status", "\x1b[2J\r", None), PLAIN)), 0);
+    assert_eq!(controls(&waiting(Some(&happened("spawned", "", None)), "\x1b[2J\r")), 0);
+}
+
+#[test]
+fn the_story_of_an_upgrade() {
+    let mut succeeded = failed();
+    succeeded.verdict = Verdict::Upgraded;
+    let mut nothing = failed();
+    (nothing.serving, nothing.hint, nothing.reason) = (None, None, None);
+    nothing.output.clear();
+    nothing.output_elsewhere = Some("its output is in the journal: journalctl -t web@4".into());
+    let mut refused = failed();
+    refused.verdict = Verdict::Refused;
+    refused.output.clear();
+    let story: String = [
+        happened("spawned", "spawned as process 7, waiting for it to be ready", None),
+        happened("status", "loading 3 of 7", None),
+        happened("verdict", "upgraded", Some(succeeded)),
+        happened("verdict", "failed", Some(failed())),
+        happened("verdict", "failed", Some(nothing)),
+        happened("verdict", "refused", Some(refused)),
+    ]
+    .iter()
+    .map(|one| event(one, PLAIN))
+    .collect();
+    insta::assert_snapshot!(story);
+}
+
+#[test]
+fn how_a_request_was_taken() {
+    let lines = [AdmissionKind::Begun, AdmissionKind::Queued, AdmissionKind::Joined]
+        .map(|admission| accepted(&UpgradeAccepted { id: 9, service: "web".into(), admission }));
+    insta::assert_snapshot!(lines.join("\n"));
+}
+
+#[test]
+fn the_moving_line() {
+    let mut lines = vec![waiting(None, "")];
+    for name in ["queued", "pinning", "starting", "spawned", "ready", "soaking", "serving", "draining", "exited"] {
+        lines.push(waiting(Some(&happened(name, "", None)), if name == "spawned" { "loading" } else { "" }));
+    }
+    lines.push(waiting(Some(&happened("verdict", "", Some(failed()))), ""));
+    lines.push(format!("draining {}", draining(&whole())));
+    insta::assert_snapshot!(lines.join("\n"));
+}

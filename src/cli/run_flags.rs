@@ -1,0 +1,342 @@
+//! The settings of `zdsup run` as flags: what a config file can say, for the services that need none.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::Arc;
+
+use clap::Args;
+use toml::Spanned;
+
+use crate::config::error::Problem;
+use crate::config::raw::{
+    Amount, BackoffText, Drain, DurationText, Listen, Log, Native, Octal, Ready, Restart, Service, Supervisor, Upgrade,
+    Watchdog,
+};
+use crate::config::source::CommandLine;
+use crate::config::{self, Config, ConfigError, split_listen};
+
+/// Settings of a service, in place of a config file.
+///
+/// They are a clap group called `RunFlags`, so that another option can conflict with all of them.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Settings, in place of a config file")]
+pub struct RunFlags {
+    /// Where to listen; can be given several times.
+    ///
+    /// ADDR is `8080` (every address of this machine), `127.0.0.1:8080`, `[::1]:8080`, `host:8080`, `udp:ADDR`,
+    /// `unix:/path`, `unix-dgram:/path`, `unix-seqpacket:/path`, `unix:@abstract` or `vsock:CID:PORT`. NAME is the
+    /// listener's entry in LISTEN_FDNAMES; without it, a listener is called after the service.
+    #[arg(long, value_name = "[NAME=]ADDR")]
+    pub listen: Vec<String>,
+
+    /// What proves that the service is ready.
+    ///
+    /// `notify`: it sends READY=1 to NOTIFY_SOCKET (the default). `fd=N`: it writes a newline to descriptor N.
+    /// `exec=COMMAND`: this shell command succeeds; MAINPID is in its environment. `alive=TIME`: it has run for so
+    /// long.
+    #[arg(long, value_name = "PROOF")]
+    pub ready: Option<String>,
+
+    /// How long it may take to become ready [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    pub ready_timeout: Option<String>,
+
+    /// The pause between attempts of `--ready exec=COMMAND` [default: 200ms].
+    #[arg(long, value_name = "TIME")]
+    pub ready_interval: Option<String>,
+
+    /// How often a ready service must send WATCHDOG=1 at least [default: it need not].
+    #[arg(long, value_name = "TIME")]
+    pub watchdog_timeout: Option<String>,
+
+    /// The signal that ends a service that does not [default: SIGABRT].
+    #[arg(long, value_name = "SIGNAL")]
+    pub watchdog_signal: Option<String>,
+
+    /// How long a new release must stay up before the old one is told to stop [default: 0s].
+    #[arg(long, value_name = "TIME")]
+    pub upgrade_soak: Option<String>,
+
+    /// How many old generations may drain at once [default: 5].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub upgrade_max_draining: Option<i64>,
+
+    /// The signal that tells the service to stop [default: SIGTERM].
+    #[arg(long, value_name = "SIGNAL")]
+    pub drain_signal: Option<String>,
+
+    /// How long it may then take, before it is killed [default: 30s].
+    #[arg(long, value_name = "TIME")]
+    pub drain_timeout: Option<String>,
+
+    /// The first and the longest pause before a service that died is started again [default: 100ms..30s].
+    #[arg(long, value_name = "TIME..TIME")]
+    pub restart_backoff: Option<String>,
+
+    /// How many failures in a row until it is given up; 0 never [default: 10].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub restart_give_up_after: Option<i64>,
+
+    /// A variable for the service's environment; can be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub environment: Vec<String>,
+
+    /// A file of KEY=VALUE lines for the service's environment, read anew at each upgrade.
+    #[arg(long, value_name = "FILE")]
+    pub environment_file: Option<OsString>,
+
+    /// Start from an empty environment instead of zdsup's own.
+    #[arg(long)]
+    pub clear_environment: bool,
+
+    /// The directory that the service runs in [default: the current one].
+    #[arg(long, value_name = "DIRECTORY")]
+    pub working_directory: Option<OsString>,
+
+    /// The user that the service runs as, by name or number.
+    #[arg(long, value_name = "USER")]
+    pub user: Option<String>,
+
+    /// Its group [default: the user's own].
+    #[arg(long, value_name = "GROUP")]
+    pub group: Option<String>,
+
+    /// Its further groups, separated by commas [default: the user's own].
+    #[arg(long, value_name = "GROUPS")]
+    pub supplementary_groups: Option<String>,
+
+    /// The mask for the modes of files that it creates, in octal digits.
+    #[arg(long, value_name = "MASK")]
+    pub umask: Option<String>,
+
+    /// A resource limit as in setrlimit(2), such as `nofile=65536`; can be given several times.
+    ///
+    /// VALUE is a number, SOFT:HARD, or `infinity`; sizes may end in K, M or G.
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub limit: Vec<String>,
+
+    /// Its scheduling priority, from -20 to 19.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub nice: Option<i64>,
+
+    /// How gladly the kernel kills it when memory runs out, from -1000 to 1000.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub oom_score_adjust: Option<i64>,
+
+    /// It and its children can never gain privileges, such as through setuid programs.
+    #[arg(long)]
+    pub no_new_privileges: bool,
+
+    /// Where its output goes: `capture`, `inherit`, `journal` or `file=PATH` [default: capture].
+    #[arg(long, value_name = "WHERE")]
+    pub log: Option<String>,
+
+    /// Leave LISTEN_PID and WATCHDOG_PID out, for a wrapper that starts the real program as its child.
+    #[arg(long)]
+    pub no_listen_pid: bool,
+
+    /// How many descriptors are kept for the service's successors [default: 0].
+    ///
+    /// It stores them with FDSTORE=1, as with systemd; those that are started later get them after their listeners.
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub fd_store_max: Option<i64>,
+
+    /// Groups whose members may control this supervisor, separated by commas.
+    #[arg(long, value_name = "GROUPS")]
+    pub operators: Option<String>,
+
+    /// Groups whose members may look at its status, separated by commas.
+    #[arg(long, value_name = "GROUPS")]
+    pub viewers: Option<String>,
+
+    /// The program and its arguments.
+    #[arg(last = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
+}
+
+impl RunFlags {
+    /// What they mean: the same as a file that says the same. Relative paths start at the current directory.
+    ///
+    /// `name` is the supervisor's; the command's base name without it.
+    ///
+    /// # Errors
+    ///
+    /// Where a flag cannot be meant; the error names it. Also where a path is relative to a directory that is gone.
+    pub fn config(&self, name: Option<&str>) -> Result<Config, ConfigError> {
+        let directory = config::logical_directory().map_err(|reason| {
+            let message = format!("the current directory cannot be known: {reason}");
+            ConfigError::of_flag("the command line", message, "change to a directory that exists")
+        })?;
+        self.config_in(&directory, name)
+    }
+
+    /// The same, where relative paths start at `directory`, which is absolute.
+    ///
+    /// # Errors
+    ///
+    /// Where a flag cannot be meant; the error names it.
+    pub fn config_in(&self, directory: &Path, name: Option<&str>) -> Result<Config, ConfigError> {
+        let mut line = CommandLine::new("zdsup run");
+        let supervisor = Supervisor {
+            operators: list(&mut line, "--operators", self.operators.as_deref()).unwrap_or_default(),
+            viewers: list(&mut line, "--viewers", self.viewers.as_deref()).unwrap_or_default(),
+        };
+        match self.service(&mut line) {
+            Ok(service) => config::from_flags(supervisor, service, line, name, directory),
+            Err(problem) => Err(ConfigError::new(&Arc::new(line.finish()), problem)),
+        }
+    }
+
+    fn service(&self, line: &mut CommandLine) -> Result<Service, Problem> {
+        Ok(Service {
+            listen: self.listen.iter().map(|listen| self::listen(line, listen)).collect(),
+            ready: self.ready(line)?,
+            watchdog: Watchdog {
+                timeout: duration(line, "--watchdog-timeout", self.watchdog_timeout.as_deref()),
+                signal: text(line, "--watchdog-signal", self.watchdog_signal.as_deref()),
+            },
+            upgrade: Upgrade {
+                soak: duration(line, "--upgrade-soak", self.upgrade_soak.as_deref()),
+                max_draining: number(line, "--upgrade-max-draining", self.upgrade_max_draining),
+            },
+            drain: Drain {
+                signal: text(line, "--drain-signal", self.drain_signal.as_deref()),
+                timeout: duration(line, "--drain-timeout", self.drain_timeout.as_deref()),
+            },
+            restart: Restart {
+                backoff: self
+                    .restart_backoff
+                    .as_ref()
+                    .map(|text| line.flag("--restart-backoff", text.as_ref(), BackoffText(text.clone()))),
+                give_up_after: number(line, "--restart-give-up-after", self.restart_give_up_after),
+            },
+            environment: self.environment.iter().map(|pair| variable(line, pair)).collect::<Result<_, _>>()?,
+            environment_file: path(line, "--environment-file", self.environment_file.as_deref()),
+            clear_environment: switch(line, "--clear-environment", self.clear_environment),
+            working_directory: path(line, "--working-directory", self.working_directory.as_deref()),
+            user: text(line, "--user", self.user.as_deref()),
+            group: text(line, "--group", self.group.as_deref()),
+            supplementary_groups: list(line, "--supplementary-groups", self.supplementary_groups.as_deref()),
+            umask: self.umask.as_ref().map(|text| line.flag("--umask", text.as_ref(), Octal(text.clone()))),
+            limits: self.limit.iter().map(|pair| limit(line, pair)).collect::<Result<_, _>>()?,
+            nice: number(line, "--nice", self.nice),
+            oom_score_adjust: number(line, "--oom-score-adjust", self.oom_score_adjust),
+            no_new_privileges: switch(line, "--no-new-privileges", self.no_new_privileges),
+            log: self.log.as_deref().map(|log| self::log(line, log)),
+            listen_pid: switch(line, "--no-listen-pid", self.no_listen_pid).then_some(false),
+            fd_store_max: number(line, "--fd-store-max", self.fd_store_max),
+            // At the end, as on a real command line.
+            command: line.command(&self.command).map(|words| {
+                let native = |word: Spanned<OsString>| Spanned::new(word.span(), Native(word.into_inner()));
+                Spanned::new(words.span(), words.into_inner().into_iter().map(native).collect())
+            }),
+        })
+    }
+
+    /// `notify`, `fd=N`, `exec=COMMAND`, `alive=TIME`.
+    fn ready(&self, line: &mut CommandLine) -> Result<Ready, Problem> {
+        let mut ready = Ready::default();
+        if let Some(text) = &self.ready {
+            let (by, value) = match text.split_once('=') {
+                Some((by @ ("fd" | "exec" | "alive"), value)) => (by, Some(value)),
+                _ => (text.as_str(), None),
+            };
+            let by = line.flag("--ready", text.as_ref(), by.to_owned());
+            let span = by.span();
+            match (by.get_ref().as_str(), value) {
+                ("fd", Some(value)) => {
+                    let number = value.parse().map_err(|_| {
+                        Problem::new(span.clone(), format!("`{}` is not a descriptor", value.escape_debug()))
+                            .hint("write its number: `--ready fd=N`")
+                    })?;
+                    ready.fd = Some(Spanned::new(span, number));
+                }
+                ("exec", Some(value)) => {
+                    let words = ["/bin/sh", "-c", value];
+                    let words = words.map(|word| Spanned::new(span.clone(), Native(word.into())));
+                    ready.exec = Some(Spanned::new(span, words.into()));
+                }
+                ("alive", Some(value)) => ready.alive_for = Some(Spanned::new(span, DurationText(value.to_owned()))),
+                _ => {}
+            }
+            ready.by = Some(by);
+        }
+        ready.timeout = duration(line, "--ready-timeout", self.ready_timeout.as_deref());
+        ready.interval = duration(line, "--ready-interval", self.ready_interval.as_deref());
+        Ok(ready)
+    }
+}
+
+fn listen(line: &mut CommandLine, text: &str) -> Spanned<Listen> {
+    let (name, address) = split_listen(text);
+    let address = line.flag("--listen", text.as_ref(), address.to_owned());
+    let span = address.span();
+    let name = name.map(|name| Spanned::new(span.clone(), name.to_owned()));
+    Spanned::new(span, Listen { name, address: Some(address), ..Listen::default() })
+}
+
+fn variable(line: &mut CommandLine, pair: &str) -> Result<(Spanned<String>, Spanned<String>), Problem> {
+    let (key, value) = split_pair(line, "--environment", pair, "KEY=VALUE")?;
+    Ok((key.clone(), Spanned::new(key.span(), value)))
+}
+
+fn limit(line: &mut CommandLine, pair: &str) -> Result<(Spanned<String>, Spanned<Amount>), Problem> {
+    let (name, value) = split_pair(line, "--limit", pair, "NAME=VALUE")?;
+    Ok((name.clone(), Spanned::new(name.span(), Amount::Text(value))))
+}
+
+fn split_pair(
+    line: &mut CommandLine,
+    flag: &'static str,
+    pair: &str,
+    form: &str,
+) -> Result<(Spanned<String>, String), Problem> {
+    let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    let key = line.flag(flag, pair.as_ref(), key.to_owned());
+    if pair.contains('=') {
+        Ok((key, value.to_owned()))
+    } else {
+        Err(Problem::new(key.span(), format!("`{}` has no value", pair.escape_debug())).hint(format!("write `{form}`")))
+    }
+}
+
+fn log(line: &mut CommandLine, text: &str) -> Spanned<Log> {
+    let word = line.flag("--log", text.as_ref(), ());
+    let log = match text.strip_prefix("file=") {
+        Some(path) => Log::File(Spanned::new(word.span(), Native(path.into()))),
+        None => Log::Word(text.to_owned()),
+    };
+    Spanned::new(word.span(), log)
+}
+
+fn text(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Option<Spanned<String>> {
+    value.map(|text| line.flag(flag, text.as_ref(), text.to_owned()))
+}
+
+fn duration(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Option<Spanned<DurationText>> {
+    value.map(|text| line.flag(flag, text.as_ref(), DurationText(text.to_owned())))
+}
+
+fn path(line: &mut CommandLine, flag: &'static str, value: Option<&OsStr>) -> Option<Spanned<Native>> {
+    value.map(|path| line.flag(flag, path, Native(path.to_owned())))
+}
+
+fn number(line: &mut CommandLine, flag: &'static str, value: Option<i64>) -> Option<Spanned<i64>> {
+    value.map(|number| line.flag(flag, number.to_string().as_ref(), number))
+}
+
+fn switch(line: &mut CommandLine, flag: &'static str, on: bool) -> bool {
+    if on {
+        line.switch(flag);
+    }
+    on
+}
+
+/// Words between commas; an empty text is an empty list.
+fn list(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Option<Vec<Spanned<String>>> {
+    value.map(|text| {
+        let whole = line.flag(flag, text.as_ref(), ());
+        let words = text.split(',').filter(|_| !text.is_empty());
+        words.map(|word| Spanned::new(whole.span(), word.to_owned())).collect()
+    })
+}

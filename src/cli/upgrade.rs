@@ -1,0 +1,246 @@
+//! `zdsup reload` and `zdsup restart`: ask for an upgrade, show it as it happens, exit by its verdict.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use clap::{Args, ValueEnum};
+
+use super::failure::Failure;
+use super::moving::MovingLine;
+use super::render::{self, span};
+use super::terminal::{Style, print, say};
+use super::{Global, block_on, over, timeout};
+use crate::control::client::{Client, ClientError};
+use crate::control::types::{AdmissionKind, UpgradeAccepted, UpgradeEvent, UpgradeRequest, VerdictStatus};
+use crate::core::{Kind, Verdict};
+use crate::exit::Exit;
+use crate::sys::systemd::stderr_is_journal;
+
+/// How often the moving line moves.
+const TICK: Duration = Duration::from_millis(100);
+
+#[derive(Debug, Args)]
+pub(super) struct UpgradeArgs {
+    /// The services, one after the other until one fails; may be left out where there is one.
+    #[arg(value_name = "SERVICE")]
+    services: Vec<String>,
+
+    /// Return as soon as the request is accepted.
+    #[arg(long, conflicts_with_all = ["wait", "timeout"])]
+    no_wait: bool,
+
+    /// Until when to wait.
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t)]
+    wait: Wait,
+
+    /// How long to wait, such as 30s; the upgrade goes on after that.
+    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    timeout: Option<Duration>,
+
+    /// Print each event as a line of JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Wait {
+    /// The upgrade has failed, or the new generation serves and the old one has been told to stop.
+    #[default]
+    Verdict,
+    /// The generation that was ended is gone as well.
+    Drained,
+}
+
+pub(super) fn run(global: &Global, args: &UpgradeArgs, kind: Kind) -> Result<Exit, Failure> {
+    let mut client = global.client()?;
+    block_on(async {
+        let began = Instant::now();
+        let mut upgrade = Upgrading { args, kind, accepted: None, verdict: None, show: Show::new(args.json) };
+        let line = upgrade.show.moving();
+        let ended = tokio::select! {
+            biased;
+            _ = tokio::signal::ctrl_c() => None,
+            () = over(args.timeout) => Some(None),
+            () = keep_moving(line) => None,
+            exit = upgrade.services(&mut client) => Some(Some(exit)),
+        };
+        upgrade.show.end();
+        match ended {
+            Some(Some(exit)) => exit,
+            Some(None) => {
+                Err(upgrade.unfinished(Exit::TimedOut, &format!("after {}", span(began.elapsed().as_secs_f64()))))
+            }
+            None => Err(upgrade.unfinished(Exit::Interrupted, "interrupted")),
+        }
+    })?
+}
+
+/// Moves the moving line, where there is one, for ever.
+async fn keep_moving(line: Option<MovingLine>) {
+    let Some(line) = line else { return std::future::pending().await };
+    let mut ticks = tokio::time::interval(TICK);
+    loop {
+        ticks.tick().await;
+        line.tick();
+    }
+}
+
+/// The upgrades that were asked for, one after the other.
+struct Upgrading<'a> {
+    args: &'a UpgradeArgs,
+    kind: Kind,
+    accepted: Option<UpgradeAccepted>,
+    verdict: Option<VerdictStatus>,
+    show: Show,
+}
+
+impl Upgrading<'_> {
+    async fn services(&mut self, client: &mut Client) -> Result<Exit, Failure> {
+        let services = match self.args.services.as_slice() {
+            [] => vec![None],
+            named => named.iter().cloned().map(Some).collect(),
+        };
+        for service in services {
+            let exit = self.service(client, service).await?;
+            if exit != Exit::Done {
+                return Ok(exit);
+            }
+        }
+        Ok(Exit::Done)
+    }
+
+    async fn service(&mut self, client: &mut Client, service: Option<String>) -> Result<Exit, Failure> {
+        (self.accepted, self.verdict) = (None, None);
+        let accepted = client.request(&UpgradeRequest { service, kind: self.kind }).await?;
+        let id = accepted.id;
+        let accepted = self.accepted.insert(accepted);
+        if self.args.no_wait {
+            if !self.args.json {
+                return Ok(said(&render::accepted(accepted)));
+            }
+            let printed = json(accepted).and_then(print);
+            return printed.map_err(|failure| self.unfinished(failure.exit, &failure.error));
+        }
+        if accepted.admission != AdmissionKind::Begun {
+            self.show.line(&render::accepted(accepted));
+        }
+        let mut events = client.watch(id, 0);
+        loop {
+            match events.next().await {
+                Ok(Some(event)) => {
+                    self.verdict = event.verdict.as_deref().cloned().or(self.verdict.take());
+                    // Nobody is told any more, and the upgrade goes on.
+                    self.show.event(&event).map_err(|failure| self.unfinished(failure.exit, &failure.error))?;
+                    if self.verdict.is_some() && self.args.wait == Wait::Verdict {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                // The supervisor has ended behind the verdict: nothing more is to come.
+                Err(ClientError::NotRunning(_) | ClientError::Cut) if self.verdict.is_some() => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        match &self.verdict {
+            Some(verdict) => Ok(Exit::from_code(verdict.exit_code).unwrap_or(Exit::Internal)),
+            None => Err(Failure::new(Exit::Internal, format!("upgrade #{id} ended without a verdict"))),
+        }
+    }
+
+    /// The failure for whoever does not wait for the end.
+    fn unfinished(&self, exit: Exit, why: &str) -> Failure {
+        let Some(UpgradeAccepted { id, service, .. }) = &self.accepted else {
+            return Failure::new(exit, format!("{why}: the supervisor had not confirmed the request"));
+        };
+        if self.verdict.is_some() {
+            let failure = Failure::new(
+                exit,
+                format!("{why}: upgrade #{id} of {service} has its verdict, what it ended still drains"),
+            );
+            return failure.hint(Some("`zdsup status` shows what is left"));
+        }
+        let failure = Failure::new(exit, format!("{why}: upgrade #{id} of {service} goes on without a verdict so far"));
+        failure.hint(Some("`zdsup status` shows it, `zdsup abort` gives it up"))
+    }
+}
+
+/// How an upgrade is shown: a moving line below the story on a terminal, the story elsewhere, JSON where asked for. In
+/// the journal, to which the supervisor tells the same story, only how it failed.
+enum Show {
+    Json,
+    Failure(Style),
+    Lines(Style),
+    Moving { line: MovingLine, style: Style, last: Option<Box<UpgradeEvent>>, said: String },
+}
+
+impl Show {
+    fn new(json: bool) -> Self {
+        if json {
+            return Self::Json;
+        }
+        let style = Style::of(&io::stderr());
+        if stderr_is_journal() {
+            return Self::Failure(style);
+        }
+        let Some(line) = MovingLine::new(true) else { return Self::Lines(style) };
+        line.set(render::waiting(None, ""));
+        Self::Moving { line, style, last: None, said: String::new() }
+    }
+
+    fn moving(&self) -> Option<MovingLine> {
+        match self {
+            Self::Json | Self::Failure(_) | Self::Lines(_) => None,
+            Self::Moving { line, .. } => Some(line.clone()),
+        }
+    }
+
+    fn line(&self, line: &str) {
+        match self {
+            Self::Json | Self::Failure(_) => {}
+            Self::Lines(_) => say(line),
+            Self::Moving { line: moving, .. } => moving.above(line),
+        }
+    }
+
+    fn event(&mut self, event: &UpgradeEvent) -> Result<(), Failure> {
+        match self {
+            Self::Json => {
+                print(json(event)?)?;
+            }
+            Self::Failure(style) => {
+                if event.verdict.as_ref().is_some_and(|verdict| verdict.verdict != Verdict::Upgraded) {
+                    say(render::event(event, *style).trim_end());
+                }
+            }
+            // It was said when the request was accepted.
+            Self::Lines(_) | Self::Moving { .. } if event.event == "queued" => {}
+            Self::Lines(style) => say(render::event(event, *style).trim_end()),
+            Self::Moving { line, style, last, said } => {
+                if event.event == "status" {
+                    said.clone_from(&event.message);
+                } else {
+                    line.above(&render::event(event, *style));
+                    *last = Some(Box::new(event.clone()));
+                }
+                line.set(render::waiting(last.as_deref(), said));
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self) {
+        if let Self::Moving { line, .. } = self {
+            line.clear();
+        }
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    let json = serde_json::to_string(value).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    Ok(json + "\n")
+}
+
+fn said(line: &str) -> Exit {
+    say(line);
+    Exit::Done
+}

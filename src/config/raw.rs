@@ -1,0 +1,277 @@
+//! What the file says, word for word. Flags are turned into the same. Nothing is checked here but keys and types.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use toml::Spanned;
+
+/// The whole file.
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct File {
+    pub(crate) supervisor: Supervisor,
+    pub(crate) service: BTreeMap<Spanned<String>, Service>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Supervisor {
+    pub(crate) operators: Vec<Spanned<String>>,
+    pub(crate) viewers: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Service {
+    pub(crate) command: Option<Command>,
+    pub(crate) working_directory: Option<Spanned<Native>>,
+    pub(crate) user: Option<Spanned<String>>,
+    pub(crate) group: Option<Spanned<String>>,
+    pub(crate) supplementary_groups: Option<Vec<Spanned<String>>>,
+    pub(crate) umask: Option<Spanned<Octal>>,
+    pub(crate) limits: BTreeMap<Spanned<String>, Spanned<Amount>>,
+    pub(crate) nice: Option<Spanned<i64>>,
+    pub(crate) oom_score_adjust: Option<Spanned<i64>>,
+    pub(crate) no_new_privileges: bool,
+    pub(crate) environment: BTreeMap<Spanned<String>, Spanned<String>>,
+    pub(crate) environment_file: Option<Spanned<Native>>,
+    pub(crate) clear_environment: bool,
+    pub(crate) log: Option<Spanned<Log>>,
+    pub(crate) listen_pid: Option<bool>,
+    pub(crate) fd_store_max: Option<Spanned<i64>>,
+    pub(crate) listen: Vec<Spanned<Listen>>,
+    pub(crate) ready: Ready,
+    pub(crate) watchdog: Watchdog,
+    pub(crate) upgrade: Upgrade,
+    pub(crate) drain: Drain,
+    pub(crate) restart: Restart,
+}
+
+/// A program and its arguments.
+pub(crate) type Command = Spanned<Vec<Spanned<Native>>>;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Listen {
+    pub(crate) name: Option<Spanned<String>>,
+    pub(crate) address: Option<Spanned<String>>,
+    pub(crate) backlog: Option<Spanned<i64>>,
+    pub(crate) reuse_port: Option<Spanned<bool>>,
+    pub(crate) only_v6: Option<Spanned<bool>>,
+    pub(crate) free_bind: Option<Spanned<bool>>,
+    pub(crate) transparent: Option<Spanned<bool>>,
+    pub(crate) no_delay: Option<Spanned<bool>>,
+    pub(crate) keep_alive: Option<Spanned<bool>>,
+    pub(crate) defer_accept: Option<Spanned<DurationText>>,
+    pub(crate) fast_open: Option<Spanned<i64>>,
+    pub(crate) receive_buffer: Option<Spanned<Amount>>,
+    pub(crate) send_buffer: Option<Spanned<Amount>>,
+    pub(crate) bind_to_device: Option<Spanned<String>>,
+    pub(crate) mode: Option<Spanned<Octal>>,
+    pub(crate) user: Option<Spanned<String>>,
+    pub(crate) group: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Ready {
+    pub(crate) by: Option<Spanned<String>>,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+    pub(crate) fd: Option<Spanned<i64>>,
+    pub(crate) exec: Option<Command>,
+    pub(crate) interval: Option<Spanned<DurationText>>,
+    pub(crate) alive_for: Option<Spanned<DurationText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Watchdog {
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+    pub(crate) signal: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Upgrade {
+    pub(crate) soak: Option<Spanned<DurationText>>,
+    pub(crate) max_draining: Option<Spanned<i64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Drain {
+    pub(crate) signal: Option<Spanned<String>>,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Restart {
+    pub(crate) backoff: Option<Spanned<BackoffText>>,
+    pub(crate) give_up_after: Option<Spanned<i64>>,
+}
+
+/// A derived struct could also be read from an array, key by key in their order. These are tables and nothing else.
+macro_rules! table {
+    ($name:ident, $expecting:literal) => {
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct TableVisitor;
+
+                impl<'de> Visitor<'de> for TableVisitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<$name, A::Error> {
+                        // The one that serde derived, for it is an inherent function.
+                        $name::deserialize(MapAccessDeserializer::new(map))
+                    }
+                }
+
+                deserializer.deserialize_map(TableVisitor)
+            }
+        }
+    };
+}
+
+table!(File, "a table");
+table!(Supervisor, "a table such as [supervisor]");
+table!(Service, "a table with the service's name, such as [service.web]");
+table!(Listen, "a table such as [[service.web.listen]]");
+table!(Ready, "a table such as [service.web.ready]");
+table!(Watchdog, "a table such as [service.web.watchdog]");
+table!(Upgrade, "a table such as [service.web.upgrade]");
+table!(Drain, "a table such as [service.web.drain]");
+table!(Restart, "a table such as [service.web.restart]");
+table!(LogTable, "a table");
+
+/// `"capture"`, `"inherit"`, `"journal"` or `{ file = "..." }`.
+#[derive(Debug)]
+pub(crate) enum Log {
+    Word(String),
+    File(Spanned<Native>),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
+struct LogTable {
+    file: Spanned<Native>,
+}
+
+impl<'de> Deserialize<'de> for Log {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct LogVisitor;
+
+        impl<'de> Visitor<'de> for LogVisitor {
+            type Value = Log;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("\"capture\", \"inherit\", \"journal\" or { file = \"/path\" }")
+            }
+
+            fn visit_str<E>(self, word: &str) -> Result<Log, E> {
+                Ok(Log::Word(word.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Log, A::Error> {
+                LogTable::deserialize(MapAccessDeserializer::new(map)).map(|table| Log::File(table.file))
+            }
+        }
+
+        deserializer.deserialize_any(LogVisitor)
+    }
+}
+
+/// A number, or a text that means one: sizes and limits.
+#[derive(Debug)]
+pub(crate) enum Amount {
+    Number(i64),
+    Text(String),
+}
+
+impl<'de> Deserialize<'de> for Amount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct AmountVisitor;
+
+        impl Visitor<'_> for AmountVisitor {
+            type Value = Amount;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a whole number or a string")
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Amount, E> {
+                Ok(Amount::Number(number))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Amount, E> {
+                Ok(Amount::Text(text.to_owned()))
+            }
+        }
+
+        deserializer.deserialize_any(AmountVisitor)
+    }
+}
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident($inner:ty), $expecting:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub(crate) struct $name(pub(crate) $inner);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct TextVisitor;
+
+                impl Visitor<'_> for TextVisitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_str<E>(self, text: &str) -> Result<$name, E> {
+                        Ok($name(text.into()))
+                    }
+                }
+
+                deserializer.deserialize_str(TextVisitor)
+            }
+        }
+    };
+}
+
+text!(
+    /// What goes to the kernel as bytes: an argument or a path. A command line can hold ones that are not UTF-8.
+    Native(OsString),
+    "a string"
+);
+text!(
+    /// A duration.
+    DurationText(String),
+    "a duration in quotes, such as \"30s\""
+);
+text!(
+    /// Two durations.
+    BackoffText(String),
+    "two durations in quotes, such as \"100ms..30s\""
+);
+text!(
+    /// A mode or a mask.
+    Octal(String),
+    "octal digits in quotes, such as \"0022\""
+);
+
+impl Native {
+    pub(crate) fn path(&self) -> PathBuf {
+        PathBuf::from(&self.0)
+    }
+}

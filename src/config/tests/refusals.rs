@@ -1,0 +1,160 @@
+//! What the user sees when a config is refused, word for word: one page to read, kept by insta.
+
+use super::*;
+
+/// What follows a good service.
+const AFTER: [(&str, &str); 65] = [
+    ("a misspelt key", "nise = 5"),
+    ("a key with underscores", "working_directory = \"/\""),
+    ("a key of another table", "timeout = \"5s\""),
+    ("a key of a later version", "instances = 2"),
+    ("a key like no other", "zzz = 2"),
+    ("a misspelt table", "[service.web.raedy]\nby = \"fd\""),
+    ("a key in a listener", "[[service.web.listen]]\nadress = \"8080\""),
+    ("a key of a log", "log = { path = \"/var/log/web\" }"),
+    ("a key twice", "nice = 5\nnice = 6"),
+    ("a number for a string", "user = 1000"),
+    ("a string for a number", "nice = \"5\""),
+    ("a string for a truth", "clear-environment = \"yes\""),
+    ("a number in the environment", "environment = { PORT = 8080 }"),
+    ("a number for a duration", "[service.web.drain]\ntimeout = 30"),
+    ("a table for an array", "[service.web.listen]\naddress = \"8080\""),
+    ("an array for a table", "ready = [1]"),
+    ("an octal number", "umask = 0o022"),
+    ("a decimal mask", "umask = \"0089\""),
+    ("no quotes", "user = web"),
+    ("an open string", "user = \"web"),
+    ("no value", "user ="),
+    ("a duration without a unit", "[service.web.drain]\ntimeout = \"30\""),
+    ("a negative duration", "[service.web.drain]\ntimeout = \"-30s\""),
+    ("an endless duration", "[service.web.drain]\ntimeout = \"infinity\""),
+    ("no time to drain", "[service.web.drain]\ntimeout = \"0s\""),
+    ("an unknown signal", "[service.web.drain]\nsignal = \"SIGTREM\""),
+    ("a signal that ends nothing", "[service.web.drain]\nsignal = \"SIGSTOP\""),
+    ("no address", "[[service.web.listen]]\nname = \"http\""),
+    ("a bad address", "[[service.web.listen]]\naddress = \"::1:8080\""),
+    ("a relative socket", "[[service.web.listen]]\naddress = \"unix:web.sock\""),
+    ("no backlog", "[[service.web.listen]]\naddress = \"8080\"\nbacklog = 0"),
+    ("a backlog for datagrams", "[[service.web.listen]]\naddress = \"udp:8080\"\nbacklog = 16"),
+    ("a mode for TCP", "[[service.web.listen]]\naddress = \"8080\"\nmode = \"0600\""),
+    ("an IPv6 option for IPv4", "[[service.web.listen]]\naddress = \"0.0.0.0:80\"\nonly-v6 = true"),
+    ("half a second", "[[service.web.listen]]\naddress = \"80\"\ndefer-accept = \"500ms\""),
+    ("a huge buffer", "[[service.web.listen]]\naddress = \"80\"\nreceive-buffer = \"4G\""),
+    ("an impossible interface", "[[service.web.listen]]\naddress = \"80\"\nbind-to-device = \"a/b\""),
+    ("a name with a colon", "[[service.web.listen]]\nname = \"a:b\"\naddress = \"80\""),
+    (
+        "an address twice",
+        "[[service.web.listen]]\nname = \"a\"\naddress = \"8080\"\n\n[[service.web.listen]]\nname = \"b\"\naddress = \"[::]:8080\"",
+    ),
+    (
+        "a name twice",
+        "[[service.web.listen]]\nname = \"a\"\naddress = \"8080\"\n[[service.web.listen]]\nname = \"a\"\naddress = \"9090\"",
+    ),
+    (
+        "an address within another",
+        "[[service.web.listen]]\naddress = \"0.0.0.0:80\"\n[[service.web.listen]]\naddress = \"127.0.0.1:80\"",
+    ),
+    ("an unknown proof", "[service.web.ready]\nby = \"notfy\""),
+    ("a proof of a later version", "[service.web.ready]\nby = \"http\""),
+    ("a descriptor that is not said", "[service.web.ready]\nby = \"fd\""),
+    ("a listener's descriptor", "[[service.web.listen]]\naddress = \"8080\"\n[service.web.ready]\nby = \"fd\"\nfd = 3"),
+    (
+        "a descriptor of the store",
+        "fd-store-max = 8\n[[service.web.listen]]\naddress = \"8080\"\n[service.web.ready]\nby = \"fd\"\nfd = 10",
+    ),
+    ("a huge store", "fd-store-max = 1025"),
+    ("a standard descriptor", "[service.web.ready]\nby = \"fd\"\nfd = 1"),
+    ("a key of another proof", "[service.web.ready]\nexec = [\"/bin/true\"]"),
+    ("an empty check", "[service.web.ready]\nby = \"exec\"\nexec = []"),
+    ("alive for too long", "[service.web.ready]\nby = \"alive\"\nalive-for = \"1m\"\ntimeout = \"10s\""),
+    ("alive for longer than the default", "[service.web.ready]\nby = \"alive\"\nalive-for = \"1m\""),
+    ("a backwards backoff", "[service.web.restart]\nbackoff = \"30s..1s\""),
+    ("no backoff", "[service.web.restart]\nbackoff = \"0s..1s\""),
+    ("a watchdog without patience", "[service.web.watchdog]\ntimeout = \"0s\""),
+    ("no draining", "[service.web.upgrade]\nmax-draining = 0"),
+    ("an unknown limit", "limits = { nofiles = 1024 }"),
+    ("a backwards limit", "limits = { nofile = \"4096:1024\" }"),
+    ("too nice", "nice = 20"),
+    ("a relative directory", "working-directory = \"web\""),
+    ("a relative log", "log = { file = \"web.log\" }"),
+    ("an unknown log", "log = \"captur\""),
+    ("a variable of zdsup", "environment = { LISTEN_FDS = \"1\" }"),
+    ("a user with a space", "user = \"a b\""),
+    ("a second service", "[service.api]\ncommand = [\"/bin/api\"]"),
+];
+
+/// What is no service at all.
+const WHOLE: [(&str, &str); 12] = [
+    ("an empty file", ""),
+    ("only a comment", "# later\n"),
+    ("a service without its name", "[service]\ncommand = [\"/bin/web\"]"),
+    ("settings without a service", "command = [\"/bin/web\"]"),
+    ("a service with a bad name", "[service.\"my web\"]\ncommand = [\"/bin/web\"]"),
+    ("no command", "[service.web]\nnice = 5"),
+    ("an empty command", "[service.web]\ncommand = []"),
+    ("an empty program", "[service.web]\ncommand = [\"\"]"),
+    ("a command in one string", "[service.web]\ncommand = \"/bin/web --port 80\""),
+    ("a relative command", "[service.web]\ncommand = [\"bin/web\"]"),
+    ("half of a file", "[service.web]\ncommand = [\"/bin/w"),
+    ("not TOML", "service:\n  web:\n    command: /bin/web\n"),
+];
+
+const FLAGS: [&[&str]; 16] = [
+    &["--listen", "8080"],
+    &["--drain-timeout", "30", "--", "web"],
+    &["--listen", "http=8080", "--listen", "http=9090", "--", "web"],
+    &["--listen", "localhost", "--", "web"],
+    &["--listen", "a b=8080", "--", "web"],
+    &["--ready", "fd", "--listen", "8080", "--", "web"],
+    &["--ready", "fd=3", "--listen", "8080", "--", "web"],
+    &["--ready", "fd=x", "--", "web"],
+    &["--ready", "http=/", "--", "web"],
+    &["--ready", "exec", "--", "web"],
+    &["--ready-interval", "1s", "--", "web"],
+    &["--environment", "DEBUG", "--", "web"],
+    &["--limit", "nofile", "--", "web"],
+    &["--nice", "-21", "--", "web"],
+    &["--log", "syslog", "--", "web"],
+    &["--operators", "deploy,", "--", "web", "an argument with 'quotes'"],
+];
+
+fn page(cases: impl IntoIterator<Item = (String, Result<Config, ConfigError>)>) -> String {
+    let mut page = String::new();
+    for (title, result) in cases {
+        let error = match result {
+            Ok(config) => panic!("{title}: taken for {config:?}"),
+            Err(error) => error,
+        };
+        page.push_str(&format!("## {title}\n{error}\n\n{}\n\n", error.render(false)));
+    }
+    page
+}
+
+#[test]
+fn services_that_are_refused() {
+    let cases = AFTER.map(|(title, text)| (title.to_owned(), load_text(&format!("{MINIMAL}{text}\n"))));
+    insta::assert_snapshot!("services", page(cases));
+}
+
+#[test]
+fn files_that_are_refused() {
+    let cases = WHOLE.map(|(title, text)| (title.to_owned(), load_text(text)));
+    insta::assert_snapshot!("files", page(cases));
+}
+
+#[test]
+fn flags_that_are_refused() {
+    let cases = FLAGS.map(|words| (words.join(" "), from_words(words)));
+    insta::assert_snapshot!("flags", page(cases));
+}
+
+#[test]
+fn files_and_names_that_are_refused() {
+    let cases = [
+        ("no file".to_owned(), load(Path::new("/nowhere/web.toml"), None)),
+        ("a directory".to_owned(), load(Path::new("/"), None)),
+        ("a bad stem".to_owned(), parse(MINIMAL, Path::new("my web.toml"), None)),
+        ("a bad name".to_owned(), parse(MINIMAL, Path::new("web.toml"), Some("a/b"))),
+    ];
+    insta::assert_snapshot!("names", page(cases));
+}

@@ -1,0 +1,166 @@
+//! What a client sends, turned into what it means. Pure: bytes in, a value or a sentence about the mistake out.
+
+use serde::de::DeserializeOwned;
+
+use super::routes;
+use super::types::{Problem, Replacement, Target, UpgradeRequest};
+use crate::core::Kind;
+
+/// The largest body that is read, bytes.
+pub const BODY_MAX: usize = 64 * 1024;
+
+/// The body of `POST /v1/upgrades`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_upgrade_request(body: &[u8]) -> Result<UpgradeRequest, Problem> {
+    const HINT: &str = r#"it looks like {"kind": "reload"} or {"service": "web", "kind": "restart"}"#;
+    let request: UpgradeRequest = parse(body, HINT)?;
+    match request.kind {
+        Kind::Reload | Kind::Restart => Ok(request),
+        Kind::Start => Err(problem("the body asks for kind `start`, expected `reload` or `restart`", HINT)),
+    }
+}
+
+/// The body of `POST /v1/abort` and `POST /v1/stop`. An empty one is like `{}`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_target(body: &[u8]) -> Result<Target, Problem> {
+    parse_or_default(body, r#"it looks like {} or {"service": "web"}"#)
+}
+
+/// The body of `POST /v1/reexec`. An empty one is like `{}`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_replacement(body: &[u8]) -> Result<Replacement, Problem> {
+    parse_or_default(body, r#"it looks like {} or {"binary": "/usr/bin/zdsup"}"#)
+}
+
+/// What the query of `GET /v1/upgrades/{id}/events` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EventsQuery {
+    /// Events up to this one are known already.
+    pub after: u64,
+    /// Go on with events as they happen; otherwise end with those that there are.
+    pub follow: bool,
+}
+
+/// The query of `GET /v1/upgrades/{id}/events`.
+///
+/// # Errors
+/// The parameter that is wrong.
+pub fn parse_events_query(query: &str) -> Result<EventsQuery, Problem> {
+    const HINT: &str = "it takes after=NUMBER and follow=true|false";
+    let mut parsed = EventsQuery { after: 0, follow: true };
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match key {
+            "after" => {
+                let number = routes::number(value);
+                parsed.after = number.ok_or_else(|| problem("the parameter `after` is not a number", HINT))?;
+            }
+            "follow" => {
+                parsed.follow = match value {
+                    "true" => true,
+                    "false" => false,
+                    _ => return Err(problem("the parameter `follow` is neither true nor false", HINT)),
+                }
+            }
+            _ => return Err(problem("the query has an unknown parameter", HINT)),
+        }
+    }
+    Ok(parsed)
+}
+
+fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8], hint: &str) -> Result<T, Problem> {
+    if body.trim_ascii().is_empty() { Ok(T::default()) } else { parse(body, hint) }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8], hint: &str) -> Result<T, Problem> {
+    // Serde would take the fields from an array as well.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(problem("the body is not a JSON object", hint));
+    }
+    serde_json::from_slice(body).map_err(|error| problem(&format!("the body is not what is expected: {error}"), hint))
+}
+
+fn problem(error: &str, hint: &str) -> Problem {
+    Problem { error: error.to_owned(), hint: Some(hint.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn upgrade_requests() {
+        let request = parse_upgrade_request(br#" {"kind": "restart", "service": "web"} "#).unwrap();
+        assert_eq!(request, UpgradeRequest { service: Some("web".into()), kind: Kind::Restart });
+        assert_eq!(parse_upgrade_request(br#"{"kind":"reload","service":null}"#).unwrap().service, None);
+        let bad: [(&[u8], &str); 8] = [
+            (b"", "EOF"),
+            (b"{}", "missing field `kind`"),
+            (br#"{"kind":"start"}"#, "`start`"),
+            (br#"{"kind":"explode"}"#, "unknown variant `explode`"),
+            (br#"{"kind":"reload","force":true}"#, "unknown field `force`"),
+            (br#"{"kind":"reload","kind":"reload"}"#, "duplicate field"),
+            (br#"{"kind":"reload"}}"#, "trailing characters"),
+            (b"{\"kind\":\"reload\",\"service\":\"\xff\"}", "line 1 column"),
+        ];
+        for (body, expected) in bad {
+            let problem = parse_upgrade_request(body).unwrap_err();
+            assert!(problem.error.contains(expected), "{problem:?}");
+            assert!(problem.hint.is_some());
+        }
+    }
+
+    #[test]
+    fn targets() {
+        assert_eq!(parse_target(b"").unwrap().service, None);
+        assert_eq!(parse_target(b" \n").unwrap().service, None);
+        assert_eq!(parse_target(b"{}").unwrap().service, None);
+        assert_eq!(parse_target(br#"{"service":"web"}"#).unwrap().service.as_deref(), Some("web"));
+        assert!(parse_target(br#"["web"]"#).is_err());
+        assert!(parse_target(b"null").is_err());
+        assert!(parse_target(br#"{"services":"web"}"#).is_err());
+        assert!(parse_target(&br#"{"a":"#.repeat(BODY_MAX / 5)).is_err(), "depth is bounded");
+    }
+
+    #[test]
+    fn queries() {
+        assert_eq!(parse_events_query("").unwrap(), EventsQuery { after: 0, follow: true });
+        assert_eq!(parse_events_query("after=7&follow=false").unwrap(), EventsQuery { after: 7, follow: false });
+        for bad in ["after", "after=", "after=-1", "after=+1", "after=x", "follow=1", "before=3", "after=1&x"] {
+            assert!(parse_events_query(bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_parses_survives_a_round_trip(body in proptest::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(request) = parse_upgrade_request(&body) {
+                prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
+            }
+            if let Ok(target) = parse_target(&body) {
+                prop_assert_eq!(parse_target(&serde_json::to_vec(&target).unwrap()).unwrap(), target);
+            }
+        }
+
+        #[test]
+        fn every_service_name_survives(service in any::<Option<String>>()) {
+            let request = UpgradeRequest { service: service.clone(), kind: Kind::Reload };
+            prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
+            let target = Target { service };
+            prop_assert_eq!(parse_target(&serde_json::to_vec(&target).unwrap()).unwrap(), target);
+        }
+
+        #[test]
+        fn queries_never_panic(query in "[a-z0-9=&+%-]{0,40}") {
+            let _ = parse_events_query(&query);
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The server's side of the control socket: who may connect, how many, and for how long.
+//!
+//! ```text
+//!  listener ─► accept ─► credentials ─► HTTP/1.1 ─► route ─► Command ─► the supervisor's loop
+//!     ▲           │                                              │
+//!     └─ backlog ─┘ (connections over the limit wait here)       └─► reply, as JSON
+//! ```
+//!
+//! - The loop is reached through one bounded channel, and nothing here makes it wait: a reply that nobody takes is
+//!   dropped, an event stream is read from it page by page.
+//! - Every wait for a peer has a deadline: for a head, for a body, for the peer to read what is written.
+//! - When descriptors run out, two kept in reserve still let somebody ask why.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
+
+pub use super::access::Access;
+use super::access::Permission;
+use super::answer::{Peer, Shared, answer};
+use super::patient::Patient;
+use super::reserve::{Reserve, is_exhaustion};
+use super::types::{Done, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus};
+use crate::sys::limits;
+use crate::sys::peer::{self, Credentials};
+
+/// Connections that are served at once; further ones wait in the backlog.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// That, or a quarter of the descriptors where there are few: the rest is for the services.
+fn connections_max() -> usize {
+    let (soft, _) = limits::limit(limits::Resource::NOFILE).unwrap_or((u64::MAX, u64::MAX));
+    usize::try_from(soft / 4).unwrap_or(usize::MAX).clamp(8, CONNECTIONS_MAX)
+}
+/// How many of them may be event streams; a further one is answered 503.
+pub const STREAMS_MAX: usize = 160;
+/// How many of them may be of peers that are allowed nothing; a further one is closed unanswered.
+pub const STRANGERS_MAX: usize = 16;
+/// How long a peer may take for the head of a request, and how long a connection may be idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a peer may leave unread what is written to it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest head of a request, and the most that is buffered of anything, bytes.
+const BUFFER_MAX: usize = 16 * 1024;
+/// Descriptors kept back.
+const RESERVE: usize = 2;
+/// The pause after an accept(2) that failed: at first, and at most.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// What is asked of the supervisor's loop. Each is answered through its `reply`; dropping that is answered with 503.
+#[derive(Debug)]
+pub enum Command {
+    /// How does everything stand?
+    Status {
+        /// The answer.
+        reply: oneshot::Sender<Status>,
+    },
+    /// Begin an upgrade, or share one.
+    Request {
+        /// Which.
+        request: UpgradeRequest,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<UpgradeAccepted, Rejection>>,
+    },
+    /// Which upgrades are remembered?
+    Upgrades {
+        /// The answer, oldest first.
+        reply: oneshot::Sender<Vec<UpgradeStatus>>,
+    },
+    /// How does an upgrade stand?
+    Upgrade {
+        /// Which.
+        id: u64,
+        /// The answer; `None` when it is not remembered.
+        reply: oneshot::Sender<Option<UpgradeStatus>>,
+    },
+    /// What happened in an upgrade?
+    Events {
+        /// Which.
+        id: u64,
+        /// Up to this event it is known already.
+        after: u64,
+        /// The answer; `None` when it is not remembered.
+        reply: oneshot::Sender<Option<EventsPage>>,
+    },
+    /// Give the upgrade in flight up.
+    Abort {
+        /// Of which service.
+        target: Target,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Replace the supervisor's own program. Answered once that is about to happen.
+    Reexec {
+        /// By what.
+        replacement: Replacement,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// End a service, or everything.
+    Stop {
+        /// Which.
+        target: Target,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+}
+
+/// What has happened so far in an upgrade, after some event.
+#[derive(Debug)]
+pub struct EventsPage {
+    /// What happened, in order.
+    pub events: Vec<UpgradeEvent>,
+    /// No more will come: the verdict has fallen and the old generation is gone.
+    pub finished: bool,
+    /// Changes when something is appended; subscribed when the page was made.
+    pub changed: watch::Receiver<u64>,
+}
+
+/// A request that is not granted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// Why, in kind.
+    pub kind: RejectionKind,
+    /// Why, in words.
+    pub error: String,
+    /// What would mend it.
+    pub hint: Option<String>,
+}
+
+/// The kinds of [`Rejection`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RejectionKind {
+    /// 400: it makes no sense.
+    Invalid,
+    /// 404: there is no such thing.
+    NotFound,
+    /// 409: not as things stand.
+    Refused,
+    /// 503: not now.
+    Unavailable,
+}
+
+/// How the credentials of a connection's other end are read; [`peer::credentials`] except in tests.
+pub type Identify = fn(BorrowedFd<'_>) -> io::Result<Credentials>;
+
+/// Serves the control socket for as long as it is polled.
+pub async fn serve(listener: UnixListener, access: watch::Receiver<Access>, commands: mpsc::Sender<Command>) {
+    serve_identified(listener, access, commands, peer::credentials).await;
+}
+
+/// As [`serve`], with the peers' credentials from elsewhere.
+pub async fn serve_identified(
+    listener: UnixListener,
+    access: watch::Receiver<Access>,
+    commands: mpsc::Sender<Command>,
+    identify: Identify,
+) {
+    let shared = Arc::new(Shared::new(commands, access, Arc::new(Semaphore::new(STREAMS_MAX))));
+    let reserve = Arc::new(Reserve::new(RESERVE));
+    let places = Arc::new(Semaphore::new(connections_max()));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        let stream = accept(&listener, &reserve).await;
+        let peer = match identify(stream.as_fd()) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::debug!("a control connection without credentials is closed: {error}");
+                continue;
+            }
+        };
+        let mut held = vec![place];
+        if shared.permission(&peer) == Permission::Nothing {
+            match Arc::clone(&strangers).try_acquire_owned() {
+                Ok(stranger) => held.push(stranger),
+                Err(_) => continue,
+            }
+        }
+        tokio::spawn(connection(stream, peer, Arc::clone(&shared), Arc::clone(&reserve), held));
+    }
+}
+
+/// The next connection, whatever stands in the way. With no descriptor left, one of the reserve is given up for it.
+async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
+    let mut pause = ACCEPT_PAUSE.0;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return stream,
+            Err(error) if is_exhaustion(&error) && reserve.release() => {}
+            Err(error) => {
+                if pause == ACCEPT_PAUSE.0 {
+                    tracing::warn!("failed to accept a control connection: {error}");
+                }
+                tokio::time::sleep(pause).await;
+                pause = ACCEPT_PAUSE.1.min(pause * 2);
+                reserve.refill();
+            }
+        }
+    }
+}
+
+/// One connection, to its end.
+async fn connection(
+    stream: UnixStream,
+    peer: Credentials,
+    shared: Arc<Shared>,
+    reserve: Arc<Reserve>,
+    held: Vec<OwnedSemaphorePermit>,
+) {
+    let peer = Arc::new(Peer { credentials: peer, shared });
+    let service = service_fn(move |request| answer(request, Arc::clone(&peer)));
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_MAX).auto_date_header(false);
+    let mut connection = builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE_TIMEOUT)), service);
+    match (&mut connection).await {
+        Err(error) if error.is_timeout() => {
+            let parts = connection.into_parts();
+            // An idle connection is just closed; one that began a request is told.
+            if !parts.read_buf.is_empty() {
+                let mut stream = parts.io.into_inner();
+                // It may be gone: then nobody wants to know.
+                let _ = stream.write_all(REQUEST_TIMEOUT).await;
+            }
+        }
+        _ => drop(connection),
+    }
+    reserve.refill();
+    drop(held);
+}
+
+const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\
+    content-type: application/json\r\nconnection: close\r\ncontent-length: 51\r\n\r\n\
+    {\"error\":\"the head of the request took over 5 s\"}\r\n";

@@ -1,0 +1,342 @@
+//! What goes over the control socket, as JSON. The OpenAPI document describes the same; a test compares the two.
+//!
+//! Durations are seconds as floating point, instants are seconds since the epoch as floating point, keys are
+//! snake_case, sizes are bytes. Names: a generation is its number, an instance is `GENERATION.NUMBER`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::core::{Kind, Verdict};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The supervisor.
+    pub supervisor: SupervisorStatus,
+    /// Its services.
+    pub services: Vec<ServiceStatus>,
+}
+
+/// The supervisor itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorStatus {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// How long it has run, its predecessors included, seconds.
+    pub age: f64,
+    /// How many supervisors there have been in its place, it included: more than one after `zdsup reexec` or a death.
+    pub incarnation: u64,
+    /// Why it only holds what runs and does nothing else, if that is so.
+    pub holding: Option<String>,
+    /// Resident memory, bytes.
+    pub memory: Option<u64>,
+    /// The config file, if there is one.
+    pub config: Option<String>,
+    /// Whether it is on its way out.
+    pub stopping: bool,
+    /// Lines of output and log that nobody read in time, dropped.
+    pub lines_dropped: u64,
+}
+
+/// `POST /v1/reexec`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replacement {
+    /// The binary, as an absolute path; the one at the supervisor's own path without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binary: Option<PathBuf>,
+}
+
+/// One service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it stands.
+    pub state: ServiceState,
+    /// A sentence about it, where the state alone does not say enough: why it is backing off, until when.
+    pub detail: Option<String>,
+    /// With `detail`: what the process that ended last while serving had printed.
+    pub last_output: Option<LastOutput>,
+    /// The generation that new connections go to.
+    pub serving: Option<u64>,
+    /// The upgrade in flight.
+    pub upgrade: Option<UpgradeStatus>,
+    /// The latest upgrade that ended.
+    pub last_upgrade: Option<UpgradeStatus>,
+    /// Its generations, newest first.
+    pub generations: Vec<GenerationStatus>,
+    /// Its listeners, in the order of their descriptors.
+    pub listeners: Vec<ListenerStatus>,
+    /// How many descriptors it has stored for its successors.
+    pub fd_store: u32,
+    /// How many it may.
+    pub fd_store_max: u32,
+}
+
+/// The last output of a process that has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastOutput {
+    /// `GENERATION.NUMBER`.
+    pub instance: String,
+    /// Its last lines.
+    pub lines: Vec<String>,
+    /// Where to look when they cannot be known.
+    pub elsewhere: Option<String>,
+}
+
+/// Where a service stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Its first generation is starting.
+    Starting,
+    /// It serves.
+    Serving,
+    /// It serves, and a candidate is on its way.
+    Upgrading,
+    /// It died and will be started again.
+    BackingOff,
+    /// It died too often and was given up; its listeners are bound, nobody answers.
+    Failed,
+    /// It is being stopped.
+    Stopping,
+    /// It was stopped.
+    Stopped,
+}
+
+/// One generation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct GenerationStatus {
+    /// Its number.
+    pub generation: u64,
+    /// Its part.
+    pub state: GenerationState,
+    /// The executable it runs.
+    pub executable: String,
+    /// Share of new connections in percent, where traffic is steered.
+    pub weight: Option<u32>,
+    /// Client connections it still has; absent where it cannot be known.
+    pub connections: Option<u64>,
+    /// Its processes.
+    pub instances: Vec<InstanceStatus>,
+}
+
+/// The part that a generation plays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum GenerationState {
+    /// A candidate, not ready.
+    Starting,
+    /// A candidate, ready, that must stay up for a while.
+    Soaking,
+    /// New connections go to it.
+    Serving,
+    /// It should serve, and waits to be started again.
+    BackingOff,
+    /// It should serve, and was given up.
+    Failed,
+    /// It served, and finishes its connections.
+    Draining,
+    /// A candidate that was given up, being ended.
+    Ending,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    /// `GENERATION.NUMBER`.
+    pub instance: String,
+    /// Where it stands.
+    pub state: InstanceState,
+    /// Its main process.
+    pub pid: Option<u32>,
+    /// Since it was spawned, seconds.
+    pub age: f64,
+    /// Client connections of all its processes; absent where it cannot be known.
+    pub connections: Option<u64>,
+    /// Resident memory of all its processes, bytes.
+    pub memory: Option<u64>,
+    /// Processor time of all its processes, seconds.
+    pub cpu: Option<f64>,
+    /// Its last STATUS=.
+    pub status: Option<String>,
+    /// Until its deadline (ready or drain), seconds.
+    pub remaining: Option<f64>,
+    /// Something an operator should know: no handler for the stop signal, a listener made non-blocking.
+    pub notes: Vec<String>,
+}
+
+/// Where a process stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceState {
+    /// It is being made.
+    Preparing,
+    /// It runs and is not ready.
+    Starting,
+    /// It is ready.
+    Ready,
+    /// It was told to stop, or says that it is stopping.
+    Stopping,
+    /// It missed its watchdog's deadline, or said that it is broken, and was sent the watchdog's signal.
+    Aborting,
+    /// It was sent SIGKILL.
+    Killing,
+    /// Its main process is gone, others are left.
+    Leftovers,
+}
+
+/// One listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: String,
+    /// Its address as bound.
+    pub address: String,
+    /// Connections that wait to be accepted.
+    pub queue: Option<u32>,
+    /// How many may.
+    pub backlog: Option<u32>,
+    /// Where it came from: `bound` or `inherited` (from systemd).
+    pub origin: String,
+}
+
+/// `POST /v1/upgrades`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct UpgradeRequest {
+    /// Which service; may be left out where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// `reload` or `restart`.
+    pub kind: Kind,
+}
+
+/// The answer to `POST /v1/upgrades`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeAccepted {
+    /// The upgrade to watch.
+    pub id: u64,
+    /// The service.
+    pub service: String,
+    /// How the request was taken.
+    pub admission: AdmissionKind,
+}
+
+/// How a request for an upgrade was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AdmissionKind {
+    /// It began.
+    Begun,
+    /// Another upgrade is in flight: it begins after that.
+    Queued,
+    /// It shares an upgrade that waits to begin.
+    Joined,
+}
+
+/// `GET /v1/upgrades/{id}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpgradeStatus {
+    /// Its number.
+    pub id: u64,
+    /// The service.
+    pub service: String,
+    /// What was asked for.
+    pub kind: Kind,
+    /// The uids that asked for it; empty where it was a signal or zdsup itself.
+    pub requested_by: Vec<u32>,
+    /// `queued`, `pinning`, `starting`, `spawned`, `ready`, `soaking`, `serving`, `draining`, or `done`.
+    pub step: String,
+    /// The candidate.
+    pub generation: Option<u64>,
+    /// The generation that served when it began.
+    pub from: Option<u64>,
+    /// When it was asked for.
+    pub requested_at: f64,
+    /// From its beginning to its verdict, or to now, seconds.
+    pub duration: f64,
+    /// How it ended.
+    pub verdict: Option<VerdictStatus>,
+    /// Whether the generation it ended is gone as well.
+    pub drained: bool,
+}
+
+/// How an upgrade ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictStatus {
+    /// The verdict.
+    pub verdict: Verdict,
+    /// The exit code that says the same.
+    pub exit_code: u8,
+    /// The step at which it was given up.
+    pub step: String,
+    /// Why, unless it succeeded.
+    pub reason: Option<String>,
+    /// What would mend it.
+    pub hint: Option<String>,
+    /// The last lines of the candidate's output.
+    pub output: Vec<String>,
+    /// Where to look when they cannot be known.
+    pub output_elsewhere: Option<String>,
+    /// The generation that serves now.
+    pub serving: Option<u64>,
+}
+
+/// One line of `GET /v1/upgrades/{id}/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UpgradeEvent {
+    /// Its place, from 1, without gaps.
+    pub seq: u64,
+    /// When.
+    pub at: f64,
+    /// Since the upgrade began, seconds.
+    pub elapsed: f64,
+    /// The upgrade.
+    pub upgrade: u64,
+    /// The service.
+    pub service: String,
+    /// What kind: `queued`, `pinning`, `starting`, `spawned`, `status`, `ready`, `soaking`, `serving`, `draining`,
+    /// `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `drained`.
+    pub event: String,
+    /// A sentence for a person.
+    pub message: String,
+    /// The generation it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// With `verdict`: all about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Box<VerdictStatus>>,
+}
+
+/// `POST /v1/abort` and `POST /v1/stop`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// Which service; left out, for `stop`, the whole supervisor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+}
+
+/// The answer to `POST /v1/abort` and `POST /v1/stop`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// A sentence for a person.
+    pub message: String,
+}
+
+/// Every answer with a status of 400 or more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// What is wrong.
+    pub error: String,
+    /// What would mend it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}

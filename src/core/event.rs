@@ -1,0 +1,511 @@
+//! What the shell tells the machine (events), what the machine wants done (actions), and the reasons it gives.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::id::{Generation, InstanceId, ReleaseId, ServiceId, UpgradeId};
+use super::policy::Policy;
+
+/// Something that happened. Each effect that an [`Action`] asked for has its completion here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// A release is resolved and its listeners are bound (completes [`Action::Pin`]).
+    Pinned {
+        /// The upgrade it was pinned for.
+        upgrade: UpgradeId,
+        /// What will be run.
+        release: ReleaseId,
+        /// How.
+        policy: Policy,
+    },
+    /// The release cannot be run at all, and nothing has been changed (completes [`Action::Pin`]).
+    PinFailed {
+        /// The upgrade it was to be pinned for.
+        upgrade: UpgradeId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A process was told its stop signal, or was found dead at the attempt (completes [`Action::Stop`]).
+    Told(InstanceId),
+    /// New connections go where [`Action::SetWeights`] said.
+    WeightsSet(ServiceId),
+    /// Something about one process.
+    Instance(InstanceId, InstanceEvent),
+    /// A deadline that [`super::Core::poll_timeout`] named may have passed.
+    Tick,
+}
+
+/// Something that happened to one process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InstanceEvent {
+    /// It waits for `go`, recorded and with its pidfd stored (completes [`Action::Prepare`]).
+    Prepared,
+    /// It could not be prepared; no process is left of the attempt.
+    PrepareFailed(String),
+    /// It runs the release's program: *spawned* (completes [`Action::Launch`]).
+    Launched,
+    /// The program could not be executed; no process is left of the attempt.
+    LaunchFailed(String),
+    /// It proved that it is ready.
+    Ready,
+    /// It says that it is stopping.
+    Stopping,
+    /// It asks that the deadline it runs under be at least this far ahead.
+    Extend(Duration),
+    /// It says that it lives. Frequent: it moves a deadline and nothing else, so that nothing has to be done, told or
+    /// recorded.
+    KeepAlive,
+    /// From now on it says that it lives within this time; zero: no more.
+    WatchdogInterval(Duration),
+    /// It says that it is broken: to be treated as if it had been silent for too long.
+    WatchdogTrigger,
+    /// Whoever was starting it is gone, and it never executed: a successor has to begin its start again.
+    Unstarted,
+    /// Its main process ended.
+    Exited(Exit),
+    /// No process of it is left.
+    Emptied,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// It was killed by this signal.
+    Signal {
+        /// The signal's number.
+        signal: i32,
+        /// Whether a core dump was written.
+        core: bool,
+    },
+    /// It is gone and nobody knows how.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exit status {code}"),
+            Self::Signal { signal, core } => {
+                match signal_name(signal) {
+                    Some(name) => write!(f, "killed by {name}")?,
+                    None => write!(f, "killed by signal {signal}")?,
+                }
+                if core { f.write_str(" (core dumped)") } else { Ok(()) }
+            }
+            Self::Unknown => f.write_str("ended, exit status unknown"),
+        }
+    }
+}
+
+/// The name of a signal number on Linux, as it is the same on every architecture that Rust's std supports here
+/// (signal(7)); `None` for the real-time ones and those that differ.
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        7 | 10 => {
+            if (signal == 7) != cfg!(any(target_arch = "mips", target_arch = "mips64")) {
+                "SIGBUS"
+            } else {
+                "SIGUSR1"
+            }
+        }
+        12 => "SIGUSR2",
+        24 => "SIGXCPU",
+        25 => "SIGXFSZ",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// Something to be done. The machine has recorded that it wants it before the shell sees it, so that a successor
+/// finds the intent; the shell answers each with an [`Event`], except the last four, which need no answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub enum Action {
+    /// Read the config (for [`Kind::Restart`]: do not), resolve the release, bind new listeners.
+    Pin {
+        /// The service to be upgraded.
+        service: ServiceId,
+        /// What to name in the answer.
+        upgrade: UpgradeId,
+        /// What is asked for.
+        kind: Kind,
+        /// The release to run again, for [`Kind::Restart`].
+        again: Option<ReleaseId>,
+    },
+    /// Make a process for this instance, up to the point where it waits for `go`.
+    Prepare {
+        /// The instance.
+        instance: InstanceId,
+        /// What it will run.
+        release: ReleaseId,
+    },
+    /// Let the prepared process run its program.
+    Launch(InstanceId),
+    /// Divide new connections between these generations, in percent. Nothing to do when traffic is shared.
+    SetWeights {
+        /// The service.
+        service: ServiceId,
+        /// The generations that exist, oldest first.
+        weights: Vec<(Generation, u32)>,
+    },
+    /// Send the stop signal to the main process.
+    Stop(InstanceId),
+    /// Send the watchdog's signal to the main process. Answered by its exit.
+    Abort(InstanceId),
+    /// SIGKILL to every process of the instance. Answered by its exit.
+    Kill(InstanceId),
+    /// The main process has ended: end what is left of the instance, with SIGKILL if `force`; answer
+    /// [`InstanceEvent::Emptied`] once nothing is.
+    Sweep {
+        /// The instance.
+        instance: InstanceId,
+        /// SIGKILL rather than SIGTERM.
+        force: bool,
+    },
+    /// Tell whoever listens what is going on.
+    Progress {
+        /// The service.
+        service: ServiceId,
+        /// The upgrade that this is a part of.
+        upgrade: Option<UpgradeId>,
+        /// What.
+        step: Step,
+    },
+    /// An upgrade has its verdict.
+    Conclude {
+        /// The service.
+        service: ServiceId,
+        /// The upgrade.
+        upgrade: UpgradeId,
+        /// The verdict.
+        verdict: Verdict,
+        /// Why, unless it succeeded.
+        reason: Option<Reason>,
+    },
+    /// No generation runs this release, and none will: let go of it.
+    Discard(ReleaseId),
+    /// Everything has ended: so should the supervisor.
+    Finish(Outcome),
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The first start of a service.
+    Start,
+    /// The release that the config names now.
+    Reload,
+    /// The release that is pinned already.
+    Restart,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Start => "start",
+            Self::Reload => "reload",
+            Self::Restart => "restart",
+        })
+    }
+}
+
+/// How an upgrade ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The candidate serves.
+    Upgraded,
+    /// The candidate was given up before it was ready; whatever served, serves.
+    Failed,
+    /// The candidate was given up after it was ready; the old generation, never told to stop, goes on.
+    RolledBack,
+    /// Somebody asked for it to end.
+    Aborted,
+    /// It was not begun.
+    Refused,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Upgraded => "upgraded",
+            Self::Failed => "failed",
+            Self::RolledBack => "rolled-back",
+            Self::Aborted => "aborted",
+            Self::Refused => "refused",
+        })
+    }
+}
+
+/// Why an upgrade ended as it did, or why a process counts as failed. Displayed as a fragment that fits after a colon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reason {
+    /// The config cannot be read or is invalid; the text says where and why.
+    Config(String),
+    /// The release cannot be resolved, or a listener cannot be bound.
+    Pin(String),
+    /// The supervisor has too little left of something to begin an upgrade.
+    Resources(String),
+    /// Pinning took longer than [`super::policy::PIN_TIMEOUT`].
+    PinTimeout(Duration),
+    /// The process could not be prepared.
+    Prepare(String),
+    /// The process was not prepared, or did not execute, in time.
+    LaunchTimeout(Duration),
+    /// The program could not be executed.
+    Exec(String),
+    /// It ended before it was ready.
+    ExitedBeforeReady(Exit),
+    /// It was not ready in time.
+    NeverReady(Duration),
+    /// It said that it was stopping before it was ready.
+    StoppingBeforeReady,
+    /// It was ready, and ended during the soak.
+    ExitedInSoak(Exit),
+    /// It was ready, and said that it was stopping during the soak.
+    StoppingInSoak,
+    /// It was ready, and new connections could not be moved to it in time.
+    SwitchTimeout(Duration),
+    /// It ended while it was serving.
+    Crashed(Exit),
+    /// It did not say within this time that it lives.
+    WatchdogMissed(Duration),
+    /// It said that the watchdog shall treat it as broken.
+    WatchdogTriggered,
+    /// Too many generations are still on their way out.
+    TooManyDraining {
+        /// How many.
+        draining: u32,
+        /// How many may.
+        limit: u32,
+    },
+    /// An operator aborted it.
+    AbortedByOperator,
+    /// The service or the supervisor is being stopped.
+    Stopping,
+    /// There is no pinned release to restart.
+    NothingPinned,
+    /// The supervisor died again and again as it took the upgrade over.
+    Poisoned {
+        /// How often in a row.
+        deaths: u32,
+    },
+}
+
+/// A duration as a person would say it: `30 s`, `1.5 s`, `250 ms`.
+#[must_use]
+pub fn spoken(span: Duration) -> String {
+    let tenths = (span.as_millis() + 50) / 100;
+    match (span.as_secs(), tenths % 10) {
+        (0, _) => format!("{} ms", span.as_millis()),
+        (_, 0) => format!("{} s", tenths / 10),
+        (_, tenth) => format!("{}.{tenth} s", tenths / 10),
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(text) | Self::Resources(text) | Self::Pin(text) | Self::Prepare(text) | Self::Exec(text) => {
+                f.write_str(text)
+            }
+            Self::PinTimeout(span) => write!(f, "the release could not be resolved in {}", spoken(*span)),
+            Self::LaunchTimeout(span) => write!(f, "the program was not executed in {}", spoken(*span)),
+            Self::ExitedBeforeReady(exit) => write!(f, "ended before it was ready: {exit}"),
+            Self::NeverReady(span) => write!(f, "never ready in {}", spoken(*span)),
+            Self::StoppingBeforeReady => f.write_str("said STOPPING=1 before it was ready"),
+            Self::ExitedInSoak(exit) => write!(f, "ended during its soak: {exit}"),
+            Self::StoppingInSoak => f.write_str("said STOPPING=1 during its soak"),
+            Self::SwitchTimeout(span) => write!(f, "new connections could not be moved to it in {}", spoken(*span)),
+            Self::Crashed(exit) => write!(f, "ended while serving: {exit}"),
+            Self::WatchdogMissed(span) => write!(f, "no watchdog message in {}", spoken(*span)),
+            Self::WatchdogTriggered => f.write_str("said WATCHDOG=trigger"),
+            Self::TooManyDraining { draining, limit } => write!(
+                f,
+                "{draining} old generation{} still draining (max-draining = {limit})",
+                if *draining == 1 { " is" } else { "s are" }
+            ),
+            Self::AbortedByOperator => f.write_str("aborted by an operator"),
+            Self::Stopping => f.write_str("the service is being stopped"),
+            Self::NothingPinned => f.write_str("there is no release to restart: the service has never started"),
+            Self::Poisoned { deaths } => write!(f, "the supervisor died {deaths} times in a row as it went on with it"),
+        }
+    }
+}
+
+/// Why a request is not taken at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No such service.
+    UnknownService,
+    /// The service or the supervisor is being stopped.
+    Stopping,
+    /// There is no upgrade to abort.
+    NothingInFlight,
+    /// The old generation has been told to stop: it is too late to abort.
+    TooLate,
+    /// The first start cannot be aborted, only stopped.
+    FirstStart,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::UnknownService => "no such service",
+            Self::Stopping => "the service is being stopped",
+            Self::NothingInFlight => "no upgrade is in flight",
+            Self::TooLate => "the new generation already serves and the old one has been told to stop",
+            Self::FirstStart => "this is the first start: nothing would be left to serve (`zdsup stop` ends it)",
+        })
+    }
+}
+
+/// How a request for an upgrade was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Admission {
+    /// It began.
+    Begun(UpgradeId),
+    /// Another upgrade is in flight: it begins after that.
+    Queued(UpgradeId),
+    /// It shares this upgrade, which has not begun.
+    Joined(UpgradeId),
+}
+
+impl Admission {
+    /// The upgrade to watch.
+    #[must_use]
+    pub fn upgrade(self) -> UpgradeId {
+        match self {
+            Self::Begun(id) | Self::Queued(id) | Self::Joined(id) => id,
+        }
+    }
+}
+
+/// A stage of an upgrade, or something worth telling about a service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Step {
+    /// The release is being resolved.
+    Pinning,
+    /// The candidate exists.
+    Starting {
+        /// The candidate.
+        generation: Generation,
+    },
+    /// A process runs the program.
+    Spawned {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A process proved that it is ready.
+    Ready {
+        /// Which.
+        instance: InstanceId,
+        /// How long after it was spawned.
+        after: Duration,
+    },
+    /// The candidate must stay up for this long.
+    Soaking {
+        /// The candidate.
+        generation: Generation,
+        /// How long.
+        span: Duration,
+    },
+    /// New connections go to this generation.
+    Serving {
+        /// Which.
+        generation: Generation,
+    },
+    /// A generation is on its way out.
+    Draining {
+        /// Which.
+        generation: Generation,
+        /// How long it may take.
+        timeout: Duration,
+    },
+    /// A process says that it is stopping.
+    Stopping {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A process missed its watchdog's deadline, or says that it is broken, and is sent the watchdog's signal.
+    Aborting {
+        /// Which.
+        instance: InstanceId,
+        /// Why.
+        reason: Reason,
+    },
+    /// A process ended.
+    Exited {
+        /// Which.
+        instance: InstanceId,
+        /// How.
+        exit: Exit,
+    },
+    /// A process outlived its drain deadline and is sent SIGKILL.
+    Overdue {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A process survived SIGKILL for [`super::policy::KILL_TIMEOUT`].
+    Undead {
+        /// Which.
+        instance: InstanceId,
+    },
+    /// A process of the serving generation will be started again.
+    Retrying {
+        /// The generation.
+        generation: Generation,
+        /// When.
+        delay: Duration,
+        /// Failures in a row.
+        failures: u32,
+        /// Why the last one failed.
+        reason: Reason,
+    },
+    /// The service is given up: its listeners stay bound, nothing answers.
+    GaveUp {
+        /// The generation.
+        generation: Generation,
+        /// Failures in a row.
+        failures: u32,
+        /// Why the last one failed.
+        reason: Reason,
+    },
+    /// No process of a generation is left.
+    Drained {
+        /// Which.
+        generation: Generation,
+    },
+    /// No process of the service is left.
+    Stopped,
+}
+
+/// How the supervisor ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It was asked to stop.
+    Stopped,
+    /// The first start failed; the upgrade's record says why.
+    NeverStarted,
+}

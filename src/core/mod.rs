@@ -1,0 +1,213 @@
+//! The upgrade state machine. Pure: no clock, no descriptors, no pids, no async.
+//!
+//! The shell tells it what happened ([`Core::handle`] and the requests), asks it when it wants to be woken
+//! ([`Core::poll_timeout`]) and does what it says ([`Core::poll_action`]), in that order, until no action is left.
+//!
+//! - [`service`] has the state diagram of an upgrade, [`instance`] that of one process.
+//! - [`event`] is the vocabulary: what can happen, what can be wanted, and every reason that is ever given.
+//! - [`policy`] is what the config decides; [`id`] names things.
+//!
+//! What it promises, whatever order events come in:
+//! - at most one upgrade per service is in flight, and no request joins one that began before it;
+//! - until a candidate serves, no action names an instance of the serving generation;
+//! - each upgrade is concluded exactly once, and every state it can wait in has a deadline;
+//! - all state derives serde: an intent is in it before the shell sees the action.
+
+pub mod event;
+pub mod id;
+pub mod instance;
+pub mod policy;
+pub mod service;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use event::{Action, Admission, Event, Exit, InstanceEvent, Kind, Outcome, Reason, Refusal, Step, Verdict};
+pub use id::{Generation, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
+pub use policy::{Backoff, FirstFailure, Policy, Readiness};
+use service::{Outbox, Purpose, Service};
+
+/// The whole machine: every service of one supervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Core {
+    services: BTreeMap<ServiceId, Service>,
+    next_upgrade: u64,
+    ending: Option<Outcome>,
+    finished: bool,
+    out: Outbox,
+}
+
+impl Core {
+    /// A machine without services.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { next_upgrade: 1, ..Self::default() }
+    }
+
+    /// Adds a service whose first generation will be `next`. It does nothing until an upgrade is requested.
+    pub fn add_service(&mut self, next: Generation, first_failure: FirstFailure) -> ServiceId {
+        let id = ServiceId(self.services.keys().last().map_or(0, |last| last.0 + 1));
+        self.services.insert(id, Service::new(id, next, first_failure));
+        id
+    }
+
+    /// The services, for whoever wants to look.
+    #[must_use]
+    pub fn services(&self) -> &BTreeMap<ServiceId, Service> {
+        &self.services
+    }
+
+    /// Whether everything is being ended.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Asks for an upgrade. During another one, requests of the same kind share the next.
+    ///
+    /// # Errors
+    /// When no upgrade can be taken at all.
+    pub fn request(&mut self, now: Time, service: ServiceId, kind: Kind) -> Result<Admission, Refusal> {
+        if self.ending.is_some() {
+            return Err(Refusal::Stopping);
+        }
+        let fresh = UpgradeId(self.next_upgrade);
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        let admission = target.request(now, kind, fresh, &mut self.out)?;
+        if admission.upgrade() == fresh {
+            self.next_upgrade += 1;
+        }
+        self.finish_if_done();
+        Ok(admission)
+    }
+
+    /// Gives the upgrade in flight up, and says which it was.
+    ///
+    /// # Errors
+    /// When there is none that can be.
+    pub fn abort(&mut self, now: Time, service: ServiceId) -> Result<UpgradeId, Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.abort(now, &mut self.out)
+    }
+
+    /// Ends one service gracefully; its listeners stay bound.
+    ///
+    /// # Errors
+    /// When there is no such service.
+    pub fn stop_service(&mut self, now: Time, service: ServiceId) -> Result<(), Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.stop(now, &mut self.out);
+        self.finish_if_done();
+        Ok(())
+    }
+
+    /// Ends everything gracefully, then the supervisor.
+    pub fn stop(&mut self, now: Time) {
+        self.end(now, Outcome::Stopped);
+    }
+
+    /// Ends everything at once, then the supervisor.
+    pub fn kill(&mut self, now: Time) {
+        self.end(now, Outcome::Stopped);
+        for service in self.services.values_mut() {
+            service.kill(now, &mut self.out);
+        }
+    }
+
+    /// Takes note of something that happened.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        match event {
+            Event::Pinned { upgrade, release, policy } => {
+                let wanted = self.services.values().any(|service| service.needs(release));
+                match self.services.values_mut().find(|service| service.is_pinning(upgrade)) {
+                    Some(service) => service.pinned(now, release, policy, &mut self.out),
+                    // Too late: the upgrade it was meant for is over. A release that was to run again stays.
+                    None if wanted => {}
+                    None => self.out.push(Action::Discard(release)),
+                }
+            }
+            Event::PinFailed { upgrade, reason } => {
+                if let Some(service) = self.services.values_mut().find(|service| service.is_pinning(upgrade)) {
+                    service.pin_failed(now, reason, &mut self.out);
+                }
+            }
+            Event::Told(instance) => {
+                if let Some(service) = self.services.get_mut(&instance.service) {
+                    service.on_told(now, instance, &mut self.out);
+                }
+            }
+            Event::WeightsSet(service) => {
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.weights_set(now, &mut self.out);
+                }
+            }
+            Event::Instance(instance, event) => {
+                if let Some(service) = self.services.get_mut(&instance.service) {
+                    service.on_instance(now, instance, event, &mut self.out);
+                }
+            }
+            Event::Tick => {
+                for service in self.services.values_mut() {
+                    service.expire(now, &mut self.out);
+                }
+            }
+        }
+        if self.ending.is_none() && self.services.values().any(|service| service.never_started) {
+            self.end(now, Outcome::NeverStarted);
+        }
+        self.finish_if_done();
+    }
+
+    /// The shell that was asked is gone, and another one has taken the machine over: whatever was not answered is asked
+    /// once more. Each action may so be done twice, the second time by somebody who cannot know of the first.
+    pub fn ask_again(&mut self, now: Time) {
+        for service in self.services.values_mut() {
+            service.ask_again(now, &mut self.out);
+        }
+        if let Some(outcome) = self.ending.filter(|_| self.finished) {
+            self.out.ask_again(Action::Finish(outcome));
+        }
+    }
+
+    /// As [`Self::ask_again`], where that has killed so many shells in a row: what is in flight is given up instead of
+    /// being gone on with.
+    pub fn give_up_poisoned(&mut self, now: Time, deaths: u32) {
+        self.out.withdraw();
+        for service in self.services.values_mut() {
+            service.give_up_poisoned(now, deaths, &mut self.out);
+        }
+        self.ask_again(now);
+        self.finish_if_done();
+    }
+
+    /// When the machine wants an [`Event::Tick`] at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.services.values().filter_map(Service::deadline).min()
+    }
+
+    /// The next thing to be done.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.out.take()
+    }
+
+    fn end(&mut self, now: Time, outcome: Outcome) {
+        self.ending.get_or_insert(outcome);
+        for service in self.services.values_mut() {
+            service.stop(now, &mut self.out);
+        }
+        self.finish_if_done();
+    }
+
+    fn finish_if_done(&mut self) {
+        let Some(outcome) = self.ending else { return };
+        if !self.finished && self.services.values().all(|service| service.purpose == Purpose::Stopped) {
+            self.finished = true;
+            self.out.push(Action::Finish(outcome));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

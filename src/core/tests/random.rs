@@ -1,0 +1,831 @@
+//! Random orders of events, against a model that knows the guarantees and none of the machine's states.
+//!
+//! The world is a shell that answers what the machine wants late, in any order, well or badly; processes that say and
+//! do what they like; operators who ask for anything at any time. The model sees only what goes in and what comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::super::service::Role;
+use super::*;
+
+// ---- the model ----------------------------------------------------------------------------------------------------
+
+#[derive(Default)]
+struct Model {
+    upgrades: BTreeMap<UpgradeId, Upgrade>,
+    services: BTreeMap<ServiceId, Service>,
+    processes: BTreeMap<InstanceId, Process>,
+    /// Those that were pinned and not let go of.
+    releases: BTreeSet<ReleaseId>,
+    /// Everything is being ended.
+    ending: bool,
+    /// And was when the machine heard the latest event.
+    ended_before: bool,
+    hurried: bool,
+    finished: bool,
+    /// A successor of the shell is asked once more what its predecessor did not answer.
+    succeeded: bool,
+}
+
+struct Upgrade {
+    service: ServiceId,
+    kind: Kind,
+    state: Course,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Course {
+    Waits,
+    Runs,
+    Over,
+}
+
+struct Service {
+    in_flight: Option<UpgradeId>,
+    serving: Option<Generation>,
+    /// The one before it.
+    old: Option<Generation>,
+    generations: BTreeMap<Generation, Made>,
+    stopping: bool,
+    weights_owed: u32,
+    /// When the serving generation last had no process that was ready.
+    last_down: Time,
+}
+
+impl Service {
+    fn new() -> Self {
+        Self {
+            in_flight: None,
+            serving: None,
+            old: None,
+            generations: BTreeMap::new(),
+            stopping: false,
+            weights_owed: 0,
+            last_down: Time(0),
+        }
+    }
+}
+
+struct Made {
+    by: UpgradeId,
+    release: ReleaseId,
+    policy: Policy,
+}
+
+#[derive(Default)]
+struct Process {
+    launched: bool,
+    ready_at: Option<Time>,
+    /// It says that it lives at least so often.
+    watchdog: Option<Duration>,
+    /// It may be silent until then.
+    silent_until: Option<Time>,
+    triggered: bool,
+    aborted: bool,
+    said_stopping: bool,
+    stop_wanted: bool,
+    told: bool,
+    ended: bool,
+    gone: bool,
+}
+
+impl Process {
+    fn is_healthy(&self) -> bool {
+        self.ready_at.is_some() && !self.ended && !self.aborted
+    }
+
+    /// Whether it has been silent for longer than it may.
+    fn is_silent(&self, now: Time) -> bool {
+        let silent = self.silent_until.is_some_and(|until| until <= now);
+        silent && self.is_healthy() && !self.stop_wanted
+    }
+
+    fn is_heard_anew(&mut self, now: Time) {
+        self.silent_until = self.silent_until.max(self.watchdog.map(|span| now.after(span)));
+    }
+
+    fn lives(&mut self, now: Time) {
+        self.silent_until = self.watchdog.map(|span| now.after(span));
+    }
+}
+
+impl Model {
+    fn of(&self, service: ServiceId, generation: Generation) -> impl Iterator<Item = &Process> {
+        let own = move |id: &InstanceId| id.service == service && id.generation == generation;
+        self.processes.iter().filter(move |(id, _)| own(id)).map(|(_, process)| process)
+    }
+
+    fn is_up(&self, service: ServiceId) -> bool {
+        let serving = self.services[&service].serving;
+        serving.is_some_and(|number| self.of(service, number).any(Process::is_healthy))
+    }
+
+    fn admitted(&mut self, service: ServiceId, kind: Kind, admission: Admission) {
+        let waiting = |up: &Upgrade| up.service == service && up.kind == kind && up.state == Course::Waits;
+        let id = admission.upgrade();
+        match admission {
+            Admission::Begun(_) => assert_eq!(self.services[&service].in_flight, None, "two upgrades in flight"),
+            Admission::Queued(_) => {
+                assert!(self.services[&service].in_flight.is_some(), "it waits for nothing");
+                assert!(!self.upgrades.values().any(waiting), "another of its kind waits already");
+            }
+            Admission::Joined(_) => {
+                assert!(waiting(&self.upgrades[&id]), "it joined one that has begun, or is of another kind");
+                return;
+            }
+        }
+        let before = self.upgrades.insert(id, Upgrade { service, kind, state: Course::Waits });
+        assert!(before.is_none(), "upgrade {id} exists already");
+        self.services.get_mut(&service).expect("it was admitted").stopping = false;
+    }
+
+    /// What is said to the machine, before it hears it.
+    fn hears(&mut self, now: Time, event: &Event) {
+        if let Event::Instance(id, event) = event
+            && let Some(process) = self.processes.get_mut(id)
+        {
+            match event {
+                InstanceEvent::Launched => process.launched = true,
+                InstanceEvent::Stopping => process.said_stopping = true,
+                // Its start begins again, unless its end was wanted.
+                InstanceEvent::Unstarted if !process.stop_wanted => *process = Process::default(),
+                InstanceEvent::Unstarted | InstanceEvent::PrepareFailed(_) | InstanceEvent::LaunchFailed(_) => {
+                    process.ended = true;
+                    process.gone = true;
+                }
+                InstanceEvent::Exited(_) => process.ended = true,
+                InstanceEvent::Emptied => process.gone = true,
+                InstanceEvent::KeepAlive => process.lives(now),
+                InstanceEvent::Extend(by) => {
+                    process.silent_until = process.silent_until.map(|until| until.max(now.after(*by)));
+                }
+                InstanceEvent::WatchdogInterval(span) => {
+                    process.watchdog = Some(*span).filter(|span| *span > Duration::ZERO);
+                    process.lives(now);
+                }
+                InstanceEvent::WatchdogTrigger => process.triggered = true,
+                InstanceEvent::Prepared | InstanceEvent::Ready => {}
+            }
+        }
+        match event {
+            Event::Told(id) => self.processes.get_mut(id).expect("it exists").told = true,
+            Event::WeightsSet(id) => self.services.get_mut(id).expect("it exists").weights_owed -= 1,
+            Event::Pinned { release, .. } => {
+                self.releases.insert(*release);
+            }
+            Event::PinFailed { .. } | Event::Instance(..) | Event::Tick => {}
+        }
+        self.look(now);
+    }
+
+    fn look(&mut self, now: Time) {
+        for id in self.services.keys().copied().collect::<Vec<_>>() {
+            if !self.is_up(id) {
+                self.services.get_mut(&id).expect("its key was there").last_down = now;
+            }
+        }
+    }
+
+    /// What the machine wants.
+    fn wants(&mut self, now: Time, action: &Action, pinned: &BTreeMap<UpgradeId, (ReleaseId, Policy)>) {
+        // A release may still be on its way while the supervisor goes.
+        assert!(!self.finished || matches!(action, Action::Discard(_)), "{action:?} after the end");
+        match action {
+            Action::Pin { upgrade, .. }
+                if self.succeeded && self.upgrades.get(upgrade).is_some_and(|up| up.state == Course::Runs) => {}
+            Action::Pin { service, upgrade, kind, .. } => {
+                let first = self.upgrades.iter().find(|(_, up)| up.service == *service && up.state == Course::Waits);
+                assert_eq!(first.map(|(id, _)| id), Some(upgrade), "it is not its turn");
+                let up = self.upgrades.get_mut(upgrade).expect("it was admitted");
+                assert_eq!((up.service, up.kind), (*service, *kind));
+                up.state = Course::Runs;
+                let service = self.services.get_mut(service).expect("it exists");
+                assert_eq!(service.in_flight.replace(*upgrade), None, "two upgrades in flight");
+                assert!(!service.stopping);
+            }
+            Action::Prepare { instance, release } => {
+                let service = self.services.get_mut(&instance.service).expect("it exists");
+                assert!(!service.stopping && !self.ended_before, "a process is started while everything ends");
+                assert!(self.releases.contains(release), "{release} was let go of");
+                if !service.generations.contains_key(&instance.generation) {
+                    let last = service.generations.keys().last();
+                    assert!(last.is_none_or(|last| *last < instance.generation), "a number was used again");
+                    let by = service.in_flight.expect("a generation is made by an upgrade");
+                    let (pinned, policy) = &pinned[&by];
+                    assert_eq!(pinned, release);
+                    let made = Made { by, release: *release, policy: policy.clone() };
+                    service.generations.insert(instance.generation, made);
+                }
+                assert_eq!(service.generations[&instance.generation].release, *release);
+                let watchdog = service.generations[&instance.generation].policy.watchdog;
+                let process = Process { watchdog, ..Process::default() };
+                let before = self.processes.insert(*instance, process);
+                let unstarted = |before: Process| self.succeeded && !before.launched && !before.ended;
+                assert!(before.is_none_or(unstarted), "the name of a process was used again");
+            }
+            Action::Launch(id) => {
+                assert!(!self.services[&id.service].stopping && !self.ended_before, "a process is started at the end");
+                assert!(!self.processes[id].ended);
+            }
+            Action::SetWeights { service, weights } => {
+                assert_eq!(weights.iter().map(|(_, weight)| weight).sum::<u32>(), 100);
+                self.services.get_mut(service).expect("it exists").weights_owed += 1;
+            }
+            Action::Stop(id) => {
+                self.protected(id, action);
+                self.processes.get_mut(id).expect("it exists").stop_wanted = true;
+            }
+            Action::Abort(id) if self.succeeded && self.processes[id].aborted => {}
+            Action::Abort(id) => {
+                let process = self.processes.get_mut(id).expect("it exists");
+                assert!(process.triggered || process.is_silent(now), "{id:?} is aborted and did nothing wrong");
+                assert!(!process.stop_wanted, "{id:?} is on its way out and need not say anything");
+                process.aborted = true;
+                process.stop_wanted = true;
+            }
+            Action::Kill(id) => {
+                self.protected(id, action);
+                let process = &self.processes[id];
+                let ran = process.launched || process.ready_at.is_some();
+                assert!(!ran || process.stop_wanted || self.hurried, "{id:?} is killed without its stop signal");
+                self.processes.get_mut(id).expect("it exists").stop_wanted = true;
+            }
+            Action::Sweep { instance, .. } => assert!(self.processes[instance].ended, "a sweep among the living"),
+            Action::Progress { service, step, .. } => self.tells(now, *service, step),
+            Action::Conclude { service, upgrade, verdict, reason } => {
+                self.concludes(*service, *upgrade, *verdict, reason.as_ref());
+            }
+            Action::Discard(release) => {
+                assert!(self.releases.remove(release), "{release} is let go of twice");
+                for (id, process) in &self.processes {
+                    let runs = self.services[&id.service].generations[&id.generation].release == *release;
+                    assert!(!runs || process.gone, "{release} is let go of while {id:?} runs it");
+                }
+            }
+            Action::Finish(_) => {
+                self.finished = true;
+                assert!(self.ending);
+                assert!(self.processes.values().all(|process| process.gone), "the end, and a process is left");
+                assert!(self.upgrades.values().all(|up| up.state == Course::Over), "the end without a verdict");
+            }
+        }
+        self.look(now);
+    }
+
+    /// Guarantee 2: as long as it is the serving generation and not itself at fault, nothing is done to it.
+    fn protected(&self, id: &InstanceId, action: &Action) {
+        let service = &self.services[&id.service];
+        let serves = service.serving == Some(id.generation) && !service.stopping && !self.ending;
+        assert!(!serves || !self.processes[id].is_healthy(), "{action:?} names the serving generation");
+    }
+
+    fn tells(&mut self, now: Time, id: ServiceId, step: &Step) {
+        match step {
+            Step::Ready { instance, .. } => {
+                let process = self.processes.get_mut(instance).expect("it exists");
+                assert!(!process.ended && process.ready_at.is_none());
+                process.ready_at = Some(now);
+                process.lives(now);
+            }
+            Step::Serving { generation } => {
+                let service = &self.services[&id];
+                let made = &service.generations[generation];
+                assert_eq!(service.in_flight, Some(made.by), "it is no candidate");
+                assert_eq!(service.weights_owed, 0, "new connections do not go to it yet");
+                let all: Vec<&Process> = self.of(id, *generation).collect();
+                assert_eq!(all.len(), made.policy.instances as usize);
+                assert!(all.iter().all(|process| process.is_healthy() && !process.said_stopping));
+                let ready = all.iter().filter_map(|process| process.ready_at).max().expect("all are ready");
+                let soaked = now >= ready.after(made.policy.soak) || service.last_down >= ready;
+                assert!(soaked, "it serves before its soak is over");
+                let service = self.services.get_mut(&id).expect("it exists");
+                service.old = service.serving.replace(*generation);
+            }
+            Step::Pinning
+            | Step::Starting { .. }
+            | Step::Spawned { .. }
+            | Step::Soaking { .. }
+            | Step::Draining { .. }
+            | Step::Stopping { .. }
+            | Step::Aborting { .. }
+            | Step::Exited { .. }
+            | Step::Overdue { .. }
+            | Step::Undead { .. }
+            | Step::Retrying { .. }
+            | Step::GaveUp { .. }
+            | Step::Drained { .. }
+            | Step::Stopped => {}
+        }
+    }
+
+    fn concludes(&mut self, id: ServiceId, upgrade: UpgradeId, verdict: Verdict, reason: Option<&Reason>) {
+        let up = self.upgrades.get_mut(&upgrade).expect("it was admitted");
+        assert_eq!(up.service, id);
+        let was = std::mem::replace(&mut up.state, Course::Over);
+        let service = self.services.get_mut(&id).expect("it exists");
+        if was == Course::Runs {
+            assert_eq!(service.in_flight.take(), Some(upgrade));
+        } else {
+            assert_eq!(was, Course::Waits, "upgrade {upgrade} is concluded twice");
+            assert!(matches!(verdict, Verdict::Refused | Verdict::Aborted), "it never began");
+        }
+        assert_eq!(reason.is_none(), verdict == Verdict::Upgraded, "a reason for all but success");
+        let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
+        if verdict == Verdict::Upgraded {
+            assert_eq!(service.serving, made, "upgraded, and it does not serve");
+            let old = service.old;
+            let untold =
+                |process: &Process| process.launched && !process.told && !process.ended && !process.stop_wanted;
+            assert!(!old.is_some_and(|old| self.of(id, old).any(untold)), "the old generation was not told");
+        } else {
+            assert!(made.is_none() || service.serving != made, "it serves, and that is not said");
+        }
+    }
+}
+
+// ---- the world ----------------------------------------------------------------------------------------------------
+
+#[derive(Clone, Debug)]
+enum Op {
+    Request(u8, Kind),
+    Abort(u8),
+    StopService(u8),
+    Stop,
+    Kill,
+    /// The shell answers one of the actions that wait.
+    Answer(u16, Luck),
+    /// A process does something.
+    Act(u16, Deed),
+    /// Somebody repeats what is long over, or speaks of what never was.
+    Echo(u16, Deed),
+    /// Time passes, milliseconds.
+    Pass(u32),
+    /// The machine's alarm rings.
+    Alarm,
+    /// The shell dies, and a successor takes over.
+    Succeed,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Luck {
+    Good,
+    Bad,
+    Worse,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    Ready,
+    Stopping,
+    Extend(u16),
+    KeepAlive,
+    WatchdogInterval(u16),
+    WatchdogTrigger,
+    Exit,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Life {
+    Shim,
+    Runs,
+    Left,
+}
+
+struct World {
+    core: Core,
+    now: Time,
+    model: Model,
+    /// Actions that are not yet answered.
+    pending: Vec<Action>,
+    lives: BTreeMap<InstanceId, Life>,
+    pinned: BTreeMap<UpgradeId, (ReleaseId, Policy)>,
+    releases: u64,
+    policies: Vec<Policy>,
+    steps: u32,
+}
+
+impl World {
+    fn new(services: u32, first_failure: FirstFailure, policies: Vec<Policy>) -> Self {
+        let mut core = Core::new();
+        let mut model = Model::default();
+        for _ in 0..services {
+            model.services.insert(core.add_service(Generation(1), first_failure), Service::new());
+        }
+        let (pending, lives, pinned) = (vec![], BTreeMap::new(), BTreeMap::new());
+        Self { core, now: Time(1), model, pending, lives, pinned, releases: 0, policies, steps: 0 }
+    }
+
+    fn service(&self, which: u8) -> ServiceId {
+        ServiceId(u32::from(which) % u32::try_from(self.model.services.len()).expect("there are few"))
+    }
+
+    fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Request(which, kind) => {
+                let service = self.service(which);
+                // The shell asks for the first start once, before anything else.
+                let kind =
+                    if self.model.upgrades.values().any(|up| up.service == service) { kind } else { Kind::Start };
+                if let Ok(admission) = self.core.request(self.now, service, kind) {
+                    self.model.admitted(service, kind, admission);
+                }
+            }
+            Op::Abort(which) => {
+                let service = self.service(which);
+                if let Ok(id) = self.core.abort(self.now, service) {
+                    assert_eq!(self.model.services[&service].in_flight, Some(id));
+                }
+            }
+            Op::StopService(which) => {
+                let service = self.service(which);
+                self.core.stop_service(self.now, service).expect("it exists");
+                self.model.services.get_mut(&service).expect("it exists").stopping = true;
+            }
+            Op::Stop => {
+                self.model.ending = true;
+                self.core.stop(self.now);
+            }
+            Op::Kill => {
+                self.model.ending = true;
+                self.model.hurried = true;
+                self.core.kill(self.now);
+            }
+            Op::Answer(which, luck) => self.answer(which, luck),
+            Op::Act(which, deed) => {
+                let alive: Vec<InstanceId> =
+                    self.lives.iter().filter(|(_, life)| **life != Life::Left).map(|(id, _)| *id).collect();
+                if !alive.is_empty() {
+                    self.act(alive[usize::from(which) % alive.len()], deed);
+                }
+            }
+            Op::Echo(which, deed) => {
+                let generation = Generation(u64::from(which % 5));
+                let id = InstanceId { service: self.service(0), generation, number: u32::from(which / 5 % 4) };
+                if !self.lives.contains_key(&id) && !self.pending.iter().any(|action| about(action) == Some(id)) {
+                    self.handle(Event::Instance(id, deed.event()));
+                    self.handle(Event::Instance(id, InstanceEvent::Launched));
+                    self.handle(Event::Instance(id, InstanceEvent::Emptied));
+                }
+            }
+            Op::Pass(span) => {
+                self.now = self.now.after(millis(u64::from(span)));
+                self.tick();
+            }
+            Op::Alarm => self.alarm(),
+            Op::Succeed => self.succeed(),
+        }
+        self.pump();
+        self.check();
+    }
+
+    /// Whatever was begun and not answered is lost, and shims go with their supervisor; processes live on.
+    fn succeed(&mut self) {
+        self.pending.clear();
+        self.core = serde_json::from_slice(&serde_json::to_vec(&self.core).expect("written")).expect("and read");
+        self.model.succeeded = true;
+        self.model.services.values_mut().for_each(|service| service.weights_owed = 0);
+        // What was said may not have been heard.
+        let now = self.now;
+        self.model.processes.values_mut().for_each(|process| process.is_heard_anew(now));
+        self.core.ask_again(now);
+        // The end is said to each shell.
+        self.model.finished = false;
+        let executed = |id: &InstanceId| matches!(self.lives.get(id), Some(Life::Runs | Life::Left));
+        let unstarted: Vec<InstanceId> = self
+            .core
+            .services()
+            .values()
+            .flat_map(|service| service.generations.values())
+            .flat_map(|generation| generation.instances.values().map(|instance| instance.id))
+            .filter(|id| !executed(id))
+            .collect();
+        for id in unstarted {
+            self.lives.remove(&id);
+            self.handle(Event::Instance(id, InstanceEvent::Unstarted));
+        }
+    }
+
+    fn alarm(&mut self) {
+        if let Some(at) = self.core.poll_timeout() {
+            self.now = self.now.max(at);
+            self.tick();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.handle(Event::Tick);
+        let silent = self.model.processes.iter().find(|(_, process)| process.is_silent(self.now));
+        assert!(silent.is_none(), "{:?} is silent and nobody minds", silent.map(|(id, _)| id));
+        assert!(self.core.poll_timeout().is_none_or(|at| at > self.now), "the alarm would ring for ever");
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.model.hears(self.now, &event);
+        self.core.handle(self.now, event);
+        self.pump();
+    }
+
+    fn pump(&mut self) {
+        self.model.ending |= self.core.is_ending();
+        while let Some(action) = self.core.poll_action() {
+            self.model.wants(self.now, &action, &self.pinned);
+            if let Action::Conclude { service, upgrade, .. } = action {
+                self.first_start_goes_on(service, upgrade);
+            }
+            if !matches!(
+                action,
+                Action::Progress { .. } | Action::Conclude { .. } | Action::Discard(_) | Action::Finish(_)
+            ) {
+                self.pending.push(action);
+            }
+        }
+        self.model.ended_before = self.model.ending;
+    }
+
+    /// A first start that failed and is tried again is from then on the serving generation.
+    fn first_start_goes_on(&mut self, id: ServiceId, upgrade: UpgradeId) {
+        let serving = self.core.services()[&id].serving().map(|generation| generation.number);
+        let service = self.model.services.get_mut(&id).expect("it exists");
+        let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
+        if serving.is_some() && serving == made && service.serving.is_none() {
+            assert_eq!(self.model.upgrades[&upgrade].kind, Kind::Start);
+            service.serving = serving;
+        }
+    }
+
+    fn act(&mut self, id: InstanceId, deed: Deed) {
+        if deed == Deed::Exit {
+            self.lives.insert(id, Life::Left);
+            self.pending.retain(|action| !matches!(action, Action::Launch(other) if *other == id));
+        } else if self.lives[&id] == Life::Shim {
+            return;
+        }
+        self.handle(Event::Instance(id, deed.event()));
+    }
+
+    fn answer(&mut self, which: u16, luck: Luck) {
+        if self.pending.is_empty() {
+            return;
+        }
+        let mut place = usize::from(which) % self.pending.len();
+        // The moves of new connections are answered in order; everything else in any order.
+        if let Action::SetWeights { service: ours, .. } = self.pending[place] {
+            let first = |action: &Action| matches!(action, Action::SetWeights { service, .. } if *service == ours);
+            place = self.pending.iter().position(first).expect("there is this one");
+        }
+        let failure = || "bad luck".to_owned();
+        match self.pending.remove(place) {
+            Action::Pin { upgrade, again, .. } => match luck {
+                Luck::Good => {
+                    self.releases += 1;
+                    let release = again.unwrap_or(ReleaseId(self.releases));
+                    let policy = self.policies[usize::from(which) % self.policies.len()].clone();
+                    self.pinned.insert(upgrade, (release, policy.clone()));
+                    self.handle(Event::Pinned { upgrade, release, policy });
+                }
+                Luck::Bad => self.handle(Event::PinFailed { upgrade, reason: Reason::Pin(failure()) }),
+                Luck::Worse => self.handle(Event::PinFailed { upgrade, reason: Reason::Config(failure()) }),
+            },
+            Action::Prepare { instance: id, .. } => {
+                if luck == Luck::Good {
+                    self.lives.insert(id, Life::Shim);
+                    self.handle(Event::Instance(id, InstanceEvent::Prepared));
+                } else {
+                    self.handle(Event::Instance(id, InstanceEvent::PrepareFailed(failure())));
+                }
+            }
+            Action::Launch(id) => {
+                if luck == Luck::Good {
+                    self.lives.insert(id, Life::Runs);
+                    self.handle(Event::Instance(id, InstanceEvent::Launched));
+                } else {
+                    self.lives.remove(&id);
+                    self.handle(Event::Instance(id, InstanceEvent::LaunchFailed(failure())));
+                }
+            }
+            Action::SetWeights { service, .. } => self.handle(Event::WeightsSet(service)),
+            Action::Stop(id) => {
+                self.handle(Event::Told(id));
+                if luck == Luck::Good && self.lives.get(&id).is_some_and(|life| *life != Life::Left) {
+                    self.act(id, Deed::Exit);
+                }
+            }
+            Action::Abort(id) => {
+                if luck == Luck::Good && self.lives.get(&id).is_some_and(|life| *life != Life::Left) {
+                    self.act(id, Deed::Exit);
+                }
+            }
+            Action::Kill(id) => {
+                let unmade = |action: &Action| matches!(action, Action::Prepare { instance, .. } if *instance == id);
+                if let Some(place) = self.pending.iter().position(unmade) {
+                    drop(self.pending.remove(place));
+                    self.handle(Event::Instance(id, InstanceEvent::PrepareFailed("killed".into())));
+                } else if self.lives.get(&id).is_some_and(|life| *life != Life::Left) {
+                    self.act(id, Deed::Exit);
+                }
+            }
+            Action::Sweep { instance, force } => {
+                if force || luck == Luck::Good {
+                    self.lives.remove(&instance);
+                    self.handle(Event::Instance(instance, InstanceEvent::Emptied));
+                }
+            }
+            other => panic!("{other:?} needs no answer"),
+        }
+    }
+
+    fn check(&mut self) {
+        for service in self.core.services().values() {
+            let serving = service.generations.values().filter(|generation| generation.role == Role::Serving).count();
+            let candidate = |role| matches!(role, Role::Starting | Role::Soaking { .. } | Role::Switching);
+            let candidates = service.generations.values().filter(|generation| candidate(generation.role)).count();
+            assert!(serving <= 1 && candidates <= 1, "{serving} serve, {candidates} are candidates");
+            assert_eq!(service.upgrade.as_ref().map(|up| up.id), self.model.services[&service.id].in_flight);
+        }
+        let waits = self.model.upgrades.values().any(|up| up.state != Course::Over);
+        assert!(!waits || self.core.poll_timeout().is_some() || !self.pending.is_empty(), "a wait without a deadline");
+        // Often enough, and not so often that it takes most of the time.
+        self.steps += 1;
+        if !self.steps.is_multiple_of(4) {
+            return;
+        }
+        let document = serde_json::to_string(&self.core).expect("the state can be written");
+        let read: Core = serde_json::from_str(&document).expect("and read again");
+        assert_eq!(read, self.core);
+        self.core = read;
+    }
+
+    /// The shell answers well, every process does what it is meant to: what is left in the end?
+    fn settles(&mut self) {
+        for _ in 0..3000 {
+            if !self.pending.is_empty() {
+                self.apply(&Op::Answer(0, Luck::Good));
+                continue;
+            }
+            let wishes = |process: &Process, life: &Life| *life == Life::Runs && process.ready_at.is_none();
+            // Who is watched for ever never settles.
+            let watched = self
+                .model
+                .processes
+                .iter()
+                .find(|(_, process)| process.watchdog.is_some() && process.is_healthy() && !process.stop_wanted);
+            if let Some(id) = watched.map(|(id, _)| *id) {
+                self.act(id, Deed::WatchdogInterval(0));
+            }
+            let due = self.lives.iter().find(|(id, life)| {
+                let process = &self.model.processes[id];
+                wishes(process, life) || (process.stop_wanted && **life != Life::Left)
+            });
+            let due = due.map(|(id, _)| (*id, self.model.processes[id].stop_wanted));
+            match due {
+                Some((id, true)) => self.act(id, Deed::Exit),
+                Some((id, false)) => {
+                    self.act(id, Deed::Ready);
+                    if self.model.processes[&id].ready_at.is_none() {
+                        self.act(id, Deed::Exit);
+                    }
+                }
+                None if self.core.poll_timeout().is_some() => self.alarm(),
+                None => return self.settled(),
+            }
+            self.check();
+        }
+        panic!("it does not settle: {:#?}", self.core);
+    }
+
+    fn settled(&self) {
+        assert!(self.model.upgrades.values().all(|up| up.state == Course::Over), "an upgrade without a verdict");
+        assert_eq!(self.model.ending, self.model.finished);
+        let mut needed = BTreeSet::new();
+        for (id, service) in self.core.services() {
+            let stopped = self.model.ending || self.model.services[id].stopping;
+            assert!(service.generations.len() <= 1, "{} generations are left", service.generations.len());
+            assert!(!stopped || service.generations.is_empty(), "it was stopped");
+            if let Some(generation) = service.generations.values().next() {
+                assert_eq!(generation.role, Role::Serving);
+                assert!(generation.is_ready() || generation.seats.iter().any(|seat| seat.instance.is_none()));
+                assert_eq!(
+                    generation.instances.len(),
+                    generation.seats.iter().filter_map(|seat| seat.instance).count()
+                );
+                needed.insert(generation.release);
+            }
+            needed.extend(service.pinned.as_ref().map(|(release, _)| *release));
+        }
+        assert_eq!(self.model.releases, needed, "releases that nobody needs");
+    }
+
+    /// The shell never answers again: does every upgrade get its verdict all the same?
+    fn is_left_alone(&mut self) {
+        for _ in 0..3000 {
+            if self.model.upgrades.values().all(|up| up.state == Course::Over) {
+                return;
+            }
+            assert!(self.core.poll_timeout().is_some(), "it would wait for ever");
+            self.apply(&Op::Alarm);
+        }
+        panic!("no verdict: {:#?}", self.core);
+    }
+}
+
+impl Deed {
+    fn event(self) -> InstanceEvent {
+        match self {
+            Self::Ready => InstanceEvent::Ready,
+            Self::Stopping => InstanceEvent::Stopping,
+            Self::Extend(seconds) => InstanceEvent::Extend(secs(u64::from(seconds))),
+            Self::KeepAlive => InstanceEvent::KeepAlive,
+            Self::WatchdogInterval(seconds) => InstanceEvent::WatchdogInterval(secs(u64::from(seconds))),
+            Self::WatchdogTrigger => InstanceEvent::WatchdogTrigger,
+            Self::Exit => InstanceEvent::Exited(Exit::Code(1)),
+        }
+    }
+}
+
+fn about(action: &Action) -> Option<InstanceId> {
+    match action {
+        Action::Prepare { instance, .. } | Action::Sweep { instance, .. } => Some(*instance),
+        Action::Launch(id) | Action::Stop(id) | Action::Abort(id) | Action::Kill(id) => Some(*id),
+        _ => None,
+    }
+}
+
+// ---- the strategies -----------------------------------------------------------------------------------------------
+
+fn op() -> impl Strategy<Value = Op> {
+    let kind = select(vec![Kind::Reload, Kind::Reload, Kind::Restart]);
+    let luck = || prop_oneof![10 => Just(Luck::Good), 1 => Just(Luck::Bad), 1 => Just(Luck::Worse)];
+    let deed = || {
+        prop_oneof![
+            8 => Just(Deed::Ready),
+            1 => Just(Deed::Stopping),
+            1 => (0..100_u16).prop_map(Deed::Extend),
+            6 => Just(Deed::KeepAlive),
+            1 => (0..20_u16).prop_map(Deed::WatchdogInterval),
+            1 => Just(Deed::WatchdogTrigger),
+            2 => Just(Deed::Exit),
+        ]
+    };
+    prop_oneof![
+        50 => (any::<u16>(), luck()).prop_map(|(which, luck)| Op::Answer(which, luck)),
+        25 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Act(which, deed)),
+        12 => (any::<u8>(), kind).prop_map(|(which, kind)| Op::Request(which, kind)),
+        6 => prop_oneof![0..500_u32, 0..40_000_u32].prop_map(Op::Pass),
+        6 => Just(Op::Alarm),
+        3 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Echo(which, deed)),
+        2 => any::<u8>().prop_map(Op::Abort),
+        2 => Just(Op::Succeed),
+        1 => any::<u8>().prop_map(Op::StopService),
+    ]
+}
+
+/// How it goes on after a while: nothing special, a stop, or a second one.
+fn end() -> impl Strategy<Value = Vec<Op>> {
+    prop_oneof![
+        4 => Just(vec![]),
+        2 => vec(op(), 0..20).prop_map(|ops| [vec![Op::Stop], ops].concat()),
+        1 => vec(op(), 0..20).prop_map(|ops| [vec![Op::Stop], ops, vec![Op::Kill]].concat()),
+        1 => Just(vec![Op::Kill]),
+    ]
+}
+
+fn some_policy() -> impl Strategy<Value = Policy> {
+    let watchdog = select(vec![None, None, Some(secs(3)), Some(secs(10))]);
+    (1..3_u32, select(vec![0, 0, 5]), any::<bool>(), 1..4_u32, 0..4_u32, watchdog).prop_map(
+        |(instances, soak, alive, max_draining, give_up_after, watchdog)| Policy {
+            instances,
+            readiness: if alive { Readiness::Alive(secs(1)) } else { Readiness::Reported },
+            soak: secs(soak),
+            watchdog,
+            max_draining,
+            give_up_after,
+            ..policy()
+        },
+    )
+}
+
+fn world() -> impl Strategy<Value = (u32, FirstFailure, Vec<Policy>)> {
+    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry]), vec(some_policy(), 1..4))
+}
+
+proptest! {
+    #[test]
+    fn guarantees_hold_and_nothing_is_left((services, first, policies) in world(), ops in vec(op(), 0..150), end in end()) {
+        let mut world = World::new(services, first, policies);
+        world.apply(&Op::Request(0, Kind::Start));
+        ops.iter().chain(&end).for_each(|op| world.apply(op));
+        world.settles();
+    }
+
+    #[test]
+    fn a_dead_shell_costs_no_verdict((services, first, policies) in world(), ops in vec(op(), 0..80), end in end()) {
+        let mut world = World::new(services, first, policies);
+        world.apply(&Op::Request(0, Kind::Start));
+        ops.iter().chain(&end).for_each(|op| world.apply(op));
+        world.is_left_alone();
+    }
+}

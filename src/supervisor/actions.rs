@@ -1,0 +1,493 @@
+//! What the machine wants done, done.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::ledger::News;
+use super::listeners::Change;
+use super::listeners::Listeners;
+use super::process::{Ground, Process};
+use super::release::Pinned;
+use super::store::Store;
+use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
+use crate::config;
+use crate::control::types::{LastOutput, VerdictStatus};
+use crate::core::event::InstanceEvent;
+use crate::core::service::Role;
+use crate::core::{
+    Action, Event, Generation, InstanceId, Kind, Outcome, Reason, ReleaseId, ServiceId, Step, UpgradeId, Verdict,
+};
+use crate::sys::shim::Blank;
+
+impl Supervisor {
+    /// Does everything that the machine wants at the moment.
+    pub(super) fn act(&mut self) {
+        loop {
+            self.settle_stores();
+            // What is wanted is written down before it is done.
+            self.record();
+            let Some(action) = self.core.poll_action() else { return };
+            match action {
+                Action::Pin { service, upgrade, kind, again } => self.pin(service, upgrade, kind, again),
+                Action::Prepare { instance, release } => self.prepare(instance, release),
+                Action::Launch(instance) => self.launch(instance),
+                // Shared traffic is not divided by us.
+                Action::SetWeights { service, .. } => self.tell_core(Event::WeightsSet(service)),
+                Action::Stop(instance) => self.stop(instance),
+                Action::Abort(instance) => self.abort(instance),
+                Action::Kill(instance) => self.kill(instance),
+                Action::Sweep { instance, force } => self.sweep(instance, force),
+                Action::Progress { service, upgrade, step } => self.progress(service, upgrade, &step),
+                Action::Conclude { service, upgrade, verdict, reason } => {
+                    self.conclude(service, upgrade, verdict, reason);
+                    self.survival.stale = true;
+                }
+                Action::Discard(release) => {
+                    self.survival.stale = true;
+                    self.pending.retain(|_, pending| pending.release != release);
+                    self.releases.remove(&release);
+                    self.unwatch_unused();
+                }
+                Action::Finish(outcome) => self.finish(outcome),
+            }
+        }
+    }
+
+    pub(super) fn tell_core(&mut self, event: Event) {
+        let now = self.now();
+        self.survival.stale = true;
+        self.core.handle(now, event);
+    }
+
+    pub(super) fn tell_core_of(&mut self, instance: InstanceId, event: InstanceEvent) {
+        self.tell_core(Event::Instance(instance, event));
+    }
+
+    // ---- releases -------------------------------------------------------------------------------------------------
+
+    fn pin(&mut self, service: ServiceId, upgrade: UpgradeId, kind: Kind, again: Option<ReleaseId>) {
+        let name = self.name_of(service).to_owned();
+        let listeners = self.services.get(&service).map(|service| service.listeners.clone()).unwrap_or_default();
+        let surroundings = Arc::clone(&self.surroundings);
+        let pinned = again.and_then(|release| self.releases.get(&release).map(Arc::clone));
+        // Each that hangs holds a thread, and there are only so many.
+        if !self.pinning.insert(service) {
+            let reason =
+                Reason::Resources("a former attempt to resolve the release still hangs: is a disk gone?".into());
+            return self.tell_core(Event::PinFailed { upgrade, reason });
+        }
+        if let Some(reason) = self.survival.is_full() {
+            self.pinning.remove(&service);
+            return self.tell_core(Event::PinFailed { upgrade, reason });
+        }
+        let mut inherited = std::mem::take(&mut self.inherited);
+        self.off_the_loop(move || {
+            let result = match (kind, pinned) {
+                (Kind::Restart, Some(release)) => release.again(listeners),
+                (Kind::Start | Kind::Reload | Kind::Restart, _) => {
+                    surroundings.pin(&name, kind, &listeners, &mut inherited)
+                }
+            };
+            Some(Elsewhere::Pinned { service, upgrade, result: Box::new(result) })
+        });
+        if let Some(service) = self.services.get_mut(&service).filter(|service| service.blank.is_none()) {
+            // What stands in the way is told when it is wanted.
+            service.blank = Blank::start().ok();
+        }
+    }
+
+    pub(super) fn on_pinned(
+        &mut self,
+        service: ServiceId,
+        upgrade: UpgradeId,
+        result: Result<release::Pinned, Reason>,
+    ) {
+        self.pinning.remove(&service);
+        let pinned = match result {
+            Ok(pinned) => pinned,
+            Err(reason) => return self.tell_core(Event::PinFailed { upgrade, reason }),
+        };
+        for warning in &pinned.warnings {
+            tracing::warn!(service = self.name_of(service), "{warning}");
+        }
+        let id = ReleaseId(self.next_release);
+        self.next_release += 1;
+        let policy = release::policy(&pinned.release.service);
+        let first = self.services.get_mut(&service).filter(|service| service.listeners.is_empty());
+        if let Some(first) = first {
+            // Bound once, kept from now on, whatever becomes of the upgrade.
+            first.listeners = pinned.release.listeners.clone();
+        }
+        for listener in &pinned.release.listeners {
+            self.watch(listener);
+        }
+        let Pinned { access, changes, release, .. } = pinned;
+        self.releases.insert(id, Arc::new(release));
+        self.pending.insert(upgrade, Pending { release: id, access, changes });
+        self.tell_core(Event::Pinned { upgrade, release: id, policy });
+    }
+
+    pub(super) fn watch(&mut self, listener: &super::listeners::Listener) {
+        let socket = Arc::clone(&listener.socket);
+        if self.watched.contains_key(&socket.token) {
+            return;
+        }
+        if socket.is_mendable()
+            && let Err(error) = self.hangups.add(socket.bound.fd.as_fd(), socket.token)
+        {
+            tracing::warn!("cannot watch listener {}: {error}", listener.name);
+        }
+        if let Some(path) = socket.path()
+            && let Err(error) = self.paths.add(path, socket.token)
+        {
+            tracing::warn!("cannot watch {}: {error}", path.display());
+        }
+        self.watched.insert(socket.token, socket);
+    }
+
+    /// Takes sockets that nobody uses any more out of the watches; dropping the last hold on one closes it.
+    pub(super) fn unwatch_unused(&mut self) {
+        let of_services = self.services.values().map(|service| &service.listeners);
+        let of_releases = self.releases.values().map(|release| &release.listeners);
+        let used: std::collections::HashSet<u64> =
+            of_services.chain(of_releases).flatten().map(|listener| listener.socket.token).collect();
+        let unused: Vec<u64> = self.watched.keys().copied().filter(|token| !used.contains(token)).collect();
+        for token in unused {
+            if let Some(socket) = self.watched.remove(&token) {
+                // One that was shut down has been taken out.
+                let _ = self.hangups.remove(socket.bound.fd.as_fd());
+                self.paths.remove(token);
+            }
+        }
+    }
+
+    // ---- processes ------------------------------------------------------------------------------------------------
+
+    fn prepare(&mut self, instance: InstanceId, release: ReleaseId) {
+        let Some(release) = self.releases.get(&release).map(Arc::clone) else {
+            return self.tell_core_of(instance, InstanceEvent::PrepareFailed("its release is gone".into()));
+        };
+        self.restore_blocking(&release.listeners);
+        let service = self.name_of(instance.service).to_owned();
+        let blank = self.services.get_mut(&instance.service).and_then(|service| service.blank.take());
+        let mut ground = Ground {
+            notify_path: self.runtime_directory.notify_socket(instance),
+            poller: &mut self.poller,
+            service: &service,
+            cgroups: self.cgroups.as_ref(),
+            nofile: self.surroundings.nofile,
+            stdout: &self.stdout,
+            stderr: &self.stderr,
+            terminal: self.terminal,
+        };
+        // A release that wants no store is not passed what others left there.
+        let store = self.services.get(&instance.service).map(|service| &service.store);
+        let stored = store.filter(|_| release.service.fd_store_max > 0).into_iter().flat_map(Store::passed).collect();
+        match Process::start(instance, release, blank, stored, &mut ground) {
+            Ok(process) => {
+                self.processes.insert(instance, process);
+            }
+            Err(error) => {
+                let error = format!("cannot start a process: {error}");
+                self.tell_core_of(instance, InstanceEvent::PrepareFailed(error));
+            }
+        }
+    }
+
+    /// O_NONBLOCK belongs to the socket, not to one holder of it: a service that left it set is gone, and the next may
+    /// not expect it. Never taken from a process that lives: its loop would be stuck in accept.
+    fn restore_blocking(&self, listeners: &Listeners) {
+        for listener in listeners {
+            let shared = self.processes.values().any(|process| {
+                process.release.listeners.iter().any(|other| Arc::ptr_eq(&other.socket, &listener.socket))
+            });
+            if !shared && let Err(error) = listener.socket.make_blocking() {
+                tracing::warn!("cannot make listener {} blocking again: {error}", listener.name);
+            }
+        }
+    }
+
+    fn launch(&mut self, instance: InstanceId) {
+        let now = self.now();
+        if self.survival.admits(instance, now) {
+            self.go(instance);
+        }
+    }
+
+    /// Lets the prepared process run its program.
+    pub(super) fn go(&mut self, instance: InstanceId) {
+        let Some(process) = self.processes.get_mut(&instance) else { return };
+        if let Err(error) = process.go() {
+            // The shim is gone; its exit tells the rest.
+            tracing::warn!(service = self.name_of(instance.service), "cannot start the program: {error}");
+        }
+    }
+
+    fn stop(&mut self, instance: InstanceId) {
+        self.signal(instance, "stop", |service| service.drain.signal);
+        self.tell_core(Event::Told(instance));
+    }
+
+    fn abort(&mut self, instance: InstanceId) {
+        self.signal(instance, "watchdog's", |service| service.watchdog.signal);
+    }
+
+    fn signal(&mut self, instance: InstanceId, which: &str, signal: impl FnOnce(&config::Service) -> i32) {
+        let Some(process) = self.processes.get_mut(&instance) else { return };
+        process.stop_probe(&mut self.poller);
+        match process.signal(signal(&process.release.service)) {
+            Ok(()) => {}
+            // It is dead already, and its exit is on its way.
+            Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
+            Err(error) => {
+                let service = self.name_of(instance.service);
+                tracing::warn!(service, generation = instance.generation.0, "cannot send the {which} signal: {error}");
+            }
+        }
+    }
+
+    fn kill(&mut self, instance: InstanceId) {
+        if let Some(process) = self.processes.get_mut(&instance) {
+            process.stop_probe(&mut self.poller);
+            process.kill();
+        }
+    }
+
+    fn sweep(&mut self, instance: InstanceId, force: bool) {
+        let Some(process) = self.processes.get_mut(&instance) else {
+            return self.tell_core_of(instance, InstanceEvent::Emptied);
+        };
+        process.stop_probe(&mut self.poller);
+        process.sweep(force, &mut self.poller);
+        self.check_emptied(instance, Some(force));
+    }
+
+    /// Tells the machine when nothing is left of an instance. `signal`: end strays that are found (by force or not).
+    pub(super) fn check_emptied(&mut self, instance: InstanceId, signal: Option<bool>) {
+        let strangers = self.has_strangers();
+        let Some(process) = self.processes.get_mut(&instance).filter(|process| process.lingering) else { return };
+        match process.is_empty(strangers, &mut self.poller) {
+            Some(true) => self.emptied(instance),
+            Some(false) if signal.is_none() => {}
+            Some(false) | None => self.search_strays(instance, signal),
+        }
+    }
+
+    pub(super) fn emptied(&mut self, instance: InstanceId) {
+        if let Some(mut process) = self.processes.remove(&instance) {
+            if let Some(more) = process.ignored.take() {
+                self.tell_more_ignored(instance, more);
+            }
+            process.forget(&mut self.poller);
+        }
+        self.tell_core_of(instance, InstanceEvent::Emptied);
+    }
+
+    /// A process did not become the program. Its own end is on its way, and nobody waits for it.
+    pub(super) fn never_ran(&mut self, instance: InstanceId, error: String) {
+        if let Some(process) = self.processes.get(&instance) {
+            process.kill();
+        }
+        self.tell_core_of(instance, InstanceEvent::LaunchFailed(error));
+    }
+
+    // ---- what is said about it ------------------------------------------------------------------------------------
+
+    fn progress(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
+        let now = self.now();
+        let generation = story::generation(step);
+        let pid = match step {
+            Step::Spawned { instance }
+            | Step::Stopping { instance }
+            | Step::Aborting { instance, .. }
+            | Step::Overdue { instance }
+            | Step::Undead { instance } => {
+                self.processes.get(instance).and_then(|process| u32::try_from(process.pid.as_raw()).ok())
+            }
+            _ => None,
+        };
+        let message = story::sentence(step, pid);
+        let name = self.name_of(service);
+        let number = generation.map(|generation| generation.0);
+        match step {
+            Step::GaveUp { .. } | Step::Undead { .. } => {
+                tracing::error!(service = name, generation = number, "{message}");
+            }
+            Step::Retrying { .. } | Step::Aborting { .. } | Step::Overdue { .. } => {
+                tracing::warn!(service = name, generation = number, "{message}");
+            }
+            _ => tracing::info!(service = name, generation = number, "{message}"),
+        }
+        if let Some(upgrade) = upgrade {
+            let from = self.serving(service);
+            let news = News { event: story::name(step), message, generation };
+            self.ledger.step(upgrade, now, step, from, news);
+        }
+        if let Step::Ready { instance, .. } = step {
+            self.inspect(*instance);
+        }
+        self.tell_systemd(service, upgrade, step);
+        if let Step::Exited { instance, .. } = step {
+            self.keep_last_output(*instance);
+        }
+        if let Step::Drained { .. } = step {
+            self.ask_again(service);
+        }
+    }
+
+    fn tell_systemd(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
+        let line = self.status_line(None);
+        let first = self
+            .core
+            .services()
+            .get(&service)
+            .and_then(|service| service.upgrade.as_ref())
+            .is_some_and(|u| u.kind == Kind::Start);
+        match step {
+            Step::Pinning if upgrade.is_some() && !first => self.systemd.reloading(&line),
+            _ => self.systemd.status(&line),
+        }
+    }
+
+    fn conclude(&mut self, service: ServiceId, upgrade: UpgradeId, verdict: Verdict, reason: Option<Reason>) {
+        let now = self.now();
+        let record = self.ledger.status(upgrade, now);
+        let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
+        let serving = self.serving(service);
+        let (output, output_elsewhere) =
+            if verdict == Verdict::Upgraded { (Vec::new(), None) } else { self.last_lines(service, candidate) };
+        let exit = story::exit_code(verdict, reason.as_ref());
+        let said = candidate.and_then(|candidate| self.last_status(service, candidate));
+        let why = reason.as_ref().map(|reason| story::reason(reason, said));
+        let status = VerdictStatus {
+            verdict,
+            exit_code: exit.code(),
+            step: self.ledger.step_of(upgrade).to_owned(),
+            reason: why.clone(),
+            hint: reason.as_ref().and_then(story::hint),
+            output,
+            output_elsewhere,
+            serving: serving.map(|serving| serving.0),
+        };
+        self.adopt_config(service, upgrade, verdict);
+        let kind = record.map(|record| record.kind);
+        if (verdict == Verdict::Upgraded || (kind == Some(Kind::Restart) && verdict != Verdict::Refused))
+            && let Some(service) = self.services.get_mut(&service)
+        {
+            // One that failed would fail again: that has been said.
+            service.owes_restart = false;
+        }
+        let message = match &why {
+            None => verdict.to_string(),
+            Some(why) => {
+                let now = match serving {
+                    Some(serving) => format!("{}@{serving} is still serving", self.name_of(service)),
+                    None => "nothing is serving".to_owned(),
+                };
+                // A reason from the config goes on with the place in the file.
+                let (why, place) = why.split_once('\n').unwrap_or((why, ""));
+                format!("{verdict}: {why}; {now}\n{place}").trim_end().to_owned()
+            }
+        };
+        let (name, number) = (self.name_of(service), candidate.map(|candidate| candidate.0));
+        match verdict {
+            Verdict::Upgraded => tracing::info!(service = name, generation = number, upgrade = upgrade.0, "{message}"),
+            _ => tracing::error!(service = name, generation = number, upgrade = upgrade.0, "{message}"),
+        }
+        if kind == Some(Kind::Start) && verdict != Verdict::Upgraded {
+            let mut text = format!("{name} did not start: {}", status.reason.as_deref().unwrap_or("unknown"));
+            for line in &status.output {
+                text.push_str("\n  | ");
+                text.push_str(line);
+            }
+            if let Some(elsewhere) = &status.output_elsewhere {
+                text.push_str("\n  ");
+                text.push_str(elsewhere);
+            }
+            self.first_failure = Some(StartError { exit, message: text, hint: status.hint.clone() });
+        }
+        let drained = !self.core.services().get(&service).is_some_and(|service| {
+            let leaving = |role| matches!(role, Role::Draining | Role::Ending);
+            service.generations.values().any(|one| one.upgrade == Some(upgrade) && leaving(one.role))
+        });
+        let news = News { event: "verdict", message, generation: candidate };
+        self.ledger.conclude(upgrade, now, status, drained, news);
+        let line = self.status_line(None);
+        if self.core.is_ending() {
+            self.systemd.stopping(&line);
+        } else if kind != Some(Kind::Start) || verdict == Verdict::Upgraded {
+            self.systemd.ready(&line);
+        }
+    }
+
+    /// After an upgrade the config that it was made from is in force; after any other verdict the former stays.
+    fn adopt_config(&mut self, service: ServiceId, upgrade: UpgradeId, verdict: Verdict) {
+        let Some(pending) = self.pending.remove(&upgrade).filter(|_| verdict == Verdict::Upgraded) else { return };
+        for warning in pending.changes.iter().filter_map(Change::apply) {
+            tracing::warn!(service = self.name_of(service), "{warning}");
+        }
+        if let Some(access) = pending.access {
+            self.access.send_if_modified(|current| {
+                let changed = *current != access;
+                *current = access;
+                changed
+            });
+        }
+        let release = self.releases.get(&pending.release);
+        if let (Some(release), Some(service)) = (release, self.services.get_mut(&service)) {
+            let mut listeners = release.listeners.clone();
+            for listener in &mut listeners {
+                // One that was made anew during the upgrade is not given up for the dead one in its release.
+                let current = service.listeners.iter().find(|current| current.socket.asked == listener.socket.asked);
+                if let Some(current) = current.filter(|current| current.socket.token > listener.socket.token) {
+                    listener.socket = Arc::clone(&current.socket);
+                }
+            }
+            service.listeners = listeners;
+            if release.service.fd_store_max == 0 {
+                let gone = service.store.clear(&mut self.poller);
+                self.close(gone);
+            }
+        }
+        self.unwatch_unused();
+    }
+
+    /// A process has ended. If it served, somebody will want to know why.
+    fn keep_last_output(&mut self, id: InstanceId) {
+        let serving = self.core.services().get(&id.service).and_then(|service| service.serving());
+        let Some(process) = self.processes.get_mut(&id) else { return };
+        let Some(service) = self.services.get_mut(&id.service) else { return };
+        if serving.is_some_and(|serving| serving.number == id.generation) {
+            process.drain_output();
+            let instance = format!("{}.{}", id.generation, id.number);
+            let (lines, elsewhere) = (process.tail.lines(), process.output_elsewhere.clone());
+            service.last_output = Some((id, LastOutput { instance, lines, elsewhere }));
+        }
+    }
+
+    fn last_lines(&mut self, service: ServiceId, candidate: Option<Generation>) -> (Vec<String>, Option<String>) {
+        let theirs = |id: &InstanceId| id.service == service && Some(id.generation) == candidate;
+        // It is swept only after the verdict, so it is still there.
+        let Some(process) = self.processes.values_mut().find(|process| theirs(&process.id)) else {
+            return (Vec::new(), None);
+        };
+        process.drain_output();
+        (process.tail.lines(), process.output_elsewhere.clone())
+    }
+
+    /// What a generation last said of itself.
+    fn last_status(&self, service: ServiceId, generation: Generation) -> Option<&str> {
+        let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
+        self.processes.values().filter(theirs).max_by_key(|process| process.id)?.status.as_deref()
+    }
+
+    /// The generation that answers new connections.
+    pub(super) fn serving(&self, service: ServiceId) -> Option<Generation> {
+        let serving = self.core.services().get(&service)?.serving()?;
+        serving.is_up().then_some(serving.number)
+    }
+
+    fn finish(&mut self, outcome: Outcome) {
+        self.outcome = Some(End::Over(outcome));
+    }
+}

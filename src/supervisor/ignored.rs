@@ -1,0 +1,69 @@
+//! Messages that were ignored, as far as the log tells: a service that sends nonsense all the time must not fill it.
+
+use std::time::Duration;
+
+use crate::core::Time;
+
+/// Lines about one instance within [`SPAN`]; what comes beyond is counted.
+const LINES: u32 = 5;
+const SPAN: Duration = Duration::from_secs(10);
+
+/// What of one instance was ignored.
+#[derive(Debug, Default)]
+pub(super) struct Ignored {
+    /// When the first line of this span was written.
+    began: Option<Time>,
+    lines: u32,
+    more: u64,
+}
+
+impl Ignored {
+    /// Counts one. Whether it is to be said; else it is one more that was not.
+    pub(super) fn is_to_be_said(&mut self, now: Time) -> bool {
+        self.began.get_or_insert(now);
+        let room = self.lines < LINES;
+        if room {
+            self.lines += 1;
+        } else {
+            self.more += 1;
+        }
+        room
+    }
+
+    /// When it is to be said how many more there were.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.began.map(|began| began.after(SPAN)).filter(|_| self.more > 0)
+    }
+
+    /// Begins a new span if this one is over. How many more there were, unless none.
+    pub(super) fn turn(&mut self, now: Time) -> Option<u64> {
+        let over = self.began.is_some_and(|began| began.after(SPAN) <= now);
+        if over { self.take() } else { None }
+    }
+
+    /// Begins a new span. How many more there were, unless none.
+    pub(super) fn take(&mut self) -> Option<u64> {
+        let more = std::mem::take(self).more;
+        (more > 0).then_some(more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_few_are_said_and_the_rest_is_counted() {
+        let mut ignored = Ignored::default();
+        let start = Time(7);
+        let said = (0..100).filter(|_| ignored.is_to_be_said(start)).count();
+        assert_eq!((said, ignored.due()), (5, Some(start.after(SPAN))));
+        assert_eq!(ignored.turn(start.after(SPAN / 2)), None);
+        assert_eq!(ignored.turn(start.after(SPAN)), Some(95));
+        assert_eq!((ignored.turn(start.after(SPAN)), ignored.due()), (None, None));
+        // A new span has lines again; one in which few were ignored says nothing more.
+        assert!(ignored.is_to_be_said(start.after(SPAN)));
+        assert_eq!((ignored.due(), ignored.turn(start.after(2 * SPAN))), (None, None));
+        assert_eq!(ignored.take(), None);
+    }
+}

@@ -1,0 +1,275 @@
+//! The record of each upgrade, and the story of it, event by event: what the control API shows.
+//!
+//! Bounded: the latest upgrades are kept, and of each so many events; of a service that floods STATUS= only the first, and always the end.
+
+use std::borrow::Cow;
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+use crate::control::server::EventsPage;
+use crate::control::types::{UpgradeEvent, UpgradeStatus, VerdictStatus};
+use crate::core::{Generation, Kind, Step, Time, UpgradeId};
+
+/// Upgrades that are remembered.
+const UPGRADES: usize = 32;
+/// Upgrades that a successor is told of.
+const UPGRADES_HANDED_ON: usize = 8;
+/// Events that are remembered of one upgrade, beside the last few.
+const EVENTS: usize = 256;
+
+/// Every upgrade that is remembered.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(BTreeMap<UpgradeId, Record>);
+
+/// One upgrade.
+#[derive(Debug)]
+pub(super) struct Record {
+    status: UpgradeStatus,
+    began: Time,
+    concluded: Option<Time>,
+    events: VecDeque<Event>,
+    changed: watch::Sender<u64>,
+    /// It all, as a successor reads it, once nothing more will be added.
+    written: OnceCell<Box<RawValue>>,
+}
+
+/// One upgrade, as a successor reads it.
+#[derive(Serialize, Deserialize)]
+struct RecordEntry<'a> {
+    status: Cow<'a, UpgradeStatus>,
+    began: Time,
+    concluded: Option<Time>,
+    events: Cow<'a, VecDeque<Event>>,
+}
+
+/// One event of an upgrade, as small as it can be kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Event {
+    seq: u64,
+    wall: f64,
+    at: Time,
+    event: Cow<'static, str>,
+    message: Box<str>,
+    generation: Option<Generation>,
+    /// It is the verdict: the record has all about it.
+    concludes: bool,
+}
+
+/// Something to be told about an upgrade.
+pub(super) struct News {
+    pub(super) event: &'static str,
+    pub(super) message: String,
+    pub(super) generation: Option<Generation>,
+}
+
+impl Ledger {
+    /// What a predecessor has written down.
+    pub(super) fn adopt(records: BTreeMap<UpgradeId, Cow<'_, RawValue>>) -> serde_json::Result<Self> {
+        let record = |(id, text): (UpgradeId, Cow<'_, RawValue>)| {
+            let entry: RecordEntry<'_> = serde_json::from_str(text.get())?;
+            let events = entry.events.into_owned();
+            let changed = watch::Sender::new(events.back().map_or(0, |last| last.seq));
+            let status = entry.status.into_owned();
+            let (began, concluded, written) = (entry.began, entry.concluded, OnceCell::new());
+            Ok((id, Record { status, began, concluded, events, changed, written }))
+        };
+        records.into_iter().map(record).collect::<serde_json::Result<_>>().map(Self)
+    }
+
+    /// The latest records, for a successor.
+    pub(super) fn written(&self) -> BTreeMap<UpgradeId, Cow<'_, RawValue>> {
+        let latest = self.0.iter().rev().take(UPGRADES_HANDED_ON);
+        latest.filter_map(|(id, record)| Some((*id, record.written()?))).collect()
+    }
+
+    /// Adds to the story of every upgrade that is not over.
+    pub(super) fn tell_all(&mut self, now: Time, event: &'static str, message: &str) {
+        for record in self.0.values_mut().filter(|record| !record.is_finished()) {
+            record.push(now, News { event, message: message.to_owned(), generation: None }, false);
+        }
+    }
+
+    /// Opens a record.
+    pub(super) fn open(&mut self, id: UpgradeId, service: &str, kind: Kind, from: Option<Generation>, now: Time) {
+        while self.0.len() >= UPGRADES {
+            // Those in flight are never the oldest for long; they are bounded by the number of services.
+            let oldest = self.0.iter().find(|(_, record)| record.is_finished()).or(self.0.iter().next());
+            let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
+            self.0.remove(&oldest);
+        }
+        let status = UpgradeStatus {
+            id: id.0,
+            service: service.to_owned(),
+            kind,
+            requested_by: Vec::new(),
+            step: "queued".into(),
+            generation: None,
+            from: from.map(|from| from.0),
+            requested_at: wall(),
+            duration: 0.0,
+            verdict: None,
+            drained: false,
+        };
+        let record = Record {
+            status,
+            began: now,
+            concluded: None,
+            events: VecDeque::new(),
+            changed: watch::Sender::new(0),
+            written: OnceCell::new(),
+        };
+        self.0.insert(id, record);
+    }
+
+    /// Notes who asked.
+    pub(super) fn requested_by(&mut self, id: UpgradeId, uid: u32) {
+        if let Some(record) = self.0.get_mut(&id)
+            && !record.status.requested_by.contains(&uid)
+        {
+            record.status.requested_by.push(uid);
+        }
+    }
+
+    /// Adds to the story.
+    pub(super) fn tell(&mut self, id: UpgradeId, now: Time, news: News) {
+        if let Some(record) = self.0.get_mut(&id) {
+            record.push(now, news, false);
+        }
+    }
+
+    /// An upgrade takes a step.
+    pub(super) fn step(&mut self, id: UpgradeId, now: Time, step: &Step, from: Option<Generation>, news: News) {
+        let Some(record) = self.0.get_mut(&id) else { return };
+        match step {
+            Step::Pinning => {
+                record.began = now;
+                record.status.from = from.map(|from| from.0);
+            }
+            Step::Starting { generation } => record.status.generation = Some(generation.0),
+            Step::Drained { .. } => record.status.drained = true,
+            _ => {}
+        }
+        if record.concluded.is_none() && is_stage(news.event) {
+            record.status.step = news.event.to_owned();
+        }
+        record.push(now, news, false);
+    }
+
+    /// An upgrade has its verdict. `drained`: nothing remains to be ended behind it.
+    pub(super) fn conclude(&mut self, id: UpgradeId, now: Time, verdict: VerdictStatus, drained: bool, news: News) {
+        let Some(record) = self.0.get_mut(&id) else { return };
+        record.status.drained |= drained;
+        record.status.step = "done".into();
+        record.concluded = Some(now);
+        record.status.verdict = Some(verdict);
+        record.push(now, news, true);
+        record.events.shrink_to_fit();
+    }
+
+    /// The step at which an upgrade is.
+    pub(super) fn step_of(&self, id: UpgradeId) -> &str {
+        self.0.get(&id).map_or("", |record| &record.status.step)
+    }
+
+    /// An upgrade's record.
+    pub(super) fn status(&self, id: UpgradeId, now: Time) -> Option<UpgradeStatus> {
+        self.0.get(&id).map(|record| record.status_at(now))
+    }
+
+    /// Every record, oldest first.
+    pub(super) fn all(&self, now: Time) -> Vec<UpgradeStatus> {
+        self.0.values().map(|record| record.status_at(now)).collect()
+    }
+
+    /// The latest upgrade of a service that ended.
+    pub(super) fn last_ended(&self, service: &str, now: Time) -> Option<UpgradeStatus> {
+        let ended = |record: &&Record| record.concluded.is_some() && record.status.service == service;
+        self.0.values().filter(ended).max_by_key(|record| record.concluded).map(|record| record.status_at(now))
+    }
+
+    /// What happened in an upgrade after event `after`.
+    pub(super) fn events(&self, id: UpgradeId, after: u64) -> Option<EventsPage> {
+        let record = self.0.get(&id)?;
+        Some(EventsPage {
+            events: record.events.iter().filter(|event| event.seq > after).map(|event| record.tell(event)).collect(),
+            finished: record.is_finished(),
+            changed: record.changed.subscribe(),
+        })
+    }
+}
+
+impl Record {
+    fn is_finished(&self) -> bool {
+        self.concluded.is_some() && self.status.drained
+    }
+
+    fn written(&self) -> Option<Cow<'_, RawValue>> {
+        let write = || {
+            let (status, events) = (Cow::Borrowed(&self.status), Cow::Borrowed(&self.events));
+            let entry = RecordEntry { status, began: self.began, concluded: self.concluded, events };
+            serde_json::value::to_raw_value(&entry).ok()
+        };
+        if !self.is_finished() {
+            return write().map(Cow::Owned);
+        }
+        if self.written.get().is_none() {
+            // Somebody else cannot have been quicker.
+            let _ = self.written.set(write()?);
+        }
+        self.written.get().map(|written| Cow::Borrowed(&**written))
+    }
+
+    fn status_at(&self, now: Time) -> UpgradeStatus {
+        let mut status = self.status.clone();
+        status.duration = self.concluded.unwrap_or(now).since(self.began).as_secs_f64();
+        status
+    }
+
+    fn push(&mut self, now: Time, news: News, concludes: bool) {
+        let is_last = concludes || news.event == "drained";
+        if !is_last && self.events.len() >= EVENTS {
+            return;
+        }
+        let seq = self.events.back().map_or(0, |last| last.seq) + 1;
+        let (event, message, generation) = (news.event, news.message.into_boxed_str(), news.generation);
+        self.written.take();
+        self.events.push_back(Event {
+            seq,
+            wall: wall(),
+            at: now,
+            event: event.into(),
+            message,
+            generation,
+            concludes,
+        });
+        self.changed.send_replace(seq);
+    }
+
+    fn tell(&self, event: &Event) -> UpgradeEvent {
+        UpgradeEvent {
+            seq: event.seq,
+            at: event.wall,
+            elapsed: event.at.since(self.began).as_secs_f64(),
+            upgrade: self.status.id,
+            service: self.status.service.clone(),
+            event: event.event.clone().into_owned(),
+            message: event.message.clone().into_string(),
+            generation: event.generation.map(|generation| generation.0),
+            verdict: self.status.verdict.clone().filter(|_| event.concludes).map(Box::new),
+        }
+    }
+}
+
+/// Whether an event names a stage of an upgrade, rather than something that happens during one.
+fn is_stage(event: &str) -> bool {
+    matches!(event, "pinning" | "starting" | "spawned" | "ready" | "soaking" | "serving" | "draining")
+}
+
+fn wall() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}

@@ -1,0 +1,291 @@
+//! Leftovers: processes of instances whose supervisor is gone, and which no other has taken over.
+//!
+//! They are known by three things: the notify socket in their environment, which is in their supervisor's runtime
+//! directory; the mark on their cgroup, which names that directory; and the session that a process with such a notify
+//! socket leads, or led. They are ended as a supervisor ends an instance: a signal to those that lead (whose parent is
+//! none of them), to the others once these are gone, and SIGKILL to all when the time is over.
+//!
+//! Whoever does this holds the lock of the runtime directory, so no supervisor lives, and none begins meanwhile.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::libc::{SIGKILL, SIGTERM};
+
+use super::paths::RuntimeDirectory;
+use super::systemd::Systemd;
+use super::{StartError, Time};
+use crate::config::Config;
+use crate::control::locate;
+use crate::core::event::spoken;
+use crate::exit::Exit;
+use crate::sys::cgroup::{self, Cgroup, Delegated};
+use crate::sys::pidfd::PidFd;
+use crate::sys::{Pid, clock, describe, proc, signal};
+
+/// How long they may take to end where nobody says: the default of `drain.timeout`.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often it is looked whether one has ended, and whether there are others.
+const LOOK: Duration = Duration::from_millis(10);
+const SEARCH: Duration = Duration::from_millis(500);
+/// How long the kernel may take to end what was killed.
+const KILLED: Duration = Duration::from_secs(10);
+/// How long a cgroup may take to be empty once its last process has ended.
+const EMPTIED: Duration = Duration::from_secs(1);
+
+/// A process that was left.
+#[derive(Debug)]
+struct Leftover {
+    process: PidFd,
+    pid: Pid,
+    /// What it calls itself.
+    name: String,
+    /// The instance, as `web@3.1`; where nobody can say, the name of its notify socket.
+    instance: String,
+    /// The last signal that it was sent.
+    told: Option<i32>,
+}
+
+impl fmt::Display for Leftover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, process {} ({})", self.instance, self.pid, self.name)
+    }
+}
+
+/// How they are ended.
+#[derive(Clone, Copy, Debug)]
+struct Manner {
+    signal: i32,
+    timeout: Duration,
+}
+
+/// Ends the leftovers of the supervisor with this runtime directory, and removes what it has left there. `tell` hears a
+/// sentence for each process. `is_final`: it is known that no supervisor comes any more.
+///
+/// # Errors
+/// When a supervisor lives there or is expected, the directory or a process is not ours to deal with, or a process does
+/// not end.
+pub async fn end(
+    directory: &Path,
+    is_final: bool,
+    timeout: Duration,
+    tell: &mut dyn FnMut(&str),
+) -> Result<usize, StartError> {
+    // Whoever is to start the next one (systemd, the keeper) keeps the socket open for it.
+    if !is_final && locate::is_alive(&directory.join(locate::SOCKET)) {
+        let message = format!("a supervisor runs in {}, or is about to be started there again", directory.display());
+        return Err(StartError::new(Exit::Refused, message).hint("`zdsup stop` ends it, and all that it runs"));
+    }
+    if !directory.exists() && search(directory)?.is_empty() {
+        return Ok(0);
+    }
+    let directory = RuntimeDirectory::open(directory.to_owned()).map_err(|error| match error.exit {
+        Exit::Refused => error.hint("`zdsup stop` ends it, and all that it runs"),
+        _ => error,
+    })?;
+    let manner = Manner { signal: SIGTERM, timeout };
+    let ended = end_in(directory.path(), manner, tell, &mut || ()).await?;
+    directory.clear();
+    Ok(ended)
+}
+
+/// The notify sockets that processes have in their environment, leftovers and others.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub fn notify_sockets() -> io::Result<HashSet<PathBuf>> {
+    let path = |pid| {
+        let path = |value: &[u8]| Some(PathBuf::from(std::ffi::OsStr::from_bytes(value)));
+        proc::environ_find(pid, "NOTIFY_SOCKET", path)
+            .ok()?
+            .filter(|_| proc::is_in_our_pid_namespace(pid).is_ok_and(|is| is))
+    };
+    Ok(proc::all()?.into_iter().filter_map(path).collect())
+}
+
+/// Before a supervisor that has nothing to go on with starts what it is to run: what a predecessor has left holds the
+/// addresses. Costs a search only where something may be there.
+pub(super) async fn end_before_start(
+    directory: &RuntimeDirectory,
+    config: Option<&Config>,
+    systemd: &mut Systemd,
+) -> Result<(), StartError> {
+    // systemd removes the directory of a unit that failed; the cgroups stay.
+    let may_be_there = directory.was_used()
+        || match cgroup::delegated() {
+            Some(delegated) => has_marked(directory.path(), &delegated),
+            None => std::env::var_os("RUNTIME_DIRECTORY").is_some(),
+        };
+    if !may_be_there {
+        return Ok(());
+    }
+    let drain = config.and_then(|config| config.services.first()).map(|service| &service.drain);
+    let manner = Manner {
+        signal: drain.map_or(SIGTERM, |drain| drain.signal),
+        timeout: drain.map_or(TIMEOUT, |drain| drain.timeout),
+    };
+    let mut tell = |line: &str| tracing::warn!("{line}");
+    let mut pass = || {
+        let now = Time(clock::monotonic());
+        // It may take longer than a start should.
+        systemd.deadline(now, true);
+        systemd.tick(now);
+    };
+    end_in(directory.path(), manner, &mut tell, &mut pass).await?;
+    Ok(())
+}
+
+fn has_marked(owner: &Path, delegated: &Delegated) -> bool {
+    !cgroup::marked(owner, Some(delegated.path())).is_empty()
+}
+
+/// Ends all of them, and says how many there were. `pass` is called again and again meanwhile.
+async fn end_in(
+    directory: &Path,
+    manner: Manner,
+    tell: &mut dyn FnMut(&str),
+    pass: &mut dyn FnMut(),
+) -> Result<usize, StartError> {
+    let began = Instant::now();
+    let (mut left, mut count, mut kill) = (BTreeMap::<Pid, Leftover>::new(), 0, false);
+    let mut searched: Option<Instant> = None;
+    loop {
+        left.retain(|_, one| {
+            let ended = one.process.has_exited();
+            if ended {
+                tell(&format!("{one}, was left by a supervisor that is gone: {}", how(one.told)));
+            }
+            !ended
+        });
+        if left.is_empty() || searched.is_none_or(|at| at.elapsed() >= SEARCH) {
+            for one in search(directory)? {
+                left.entry(one.pid).or_insert_with(|| {
+                    count += 1;
+                    one
+                });
+            }
+            searched = Some(Instant::now());
+        }
+        if left.is_empty() {
+            break;
+        }
+        if began.elapsed() >= manner.timeout && !kill {
+            kill = true;
+            for cgroup in cgroup::marked(directory, None) {
+                // What it does not reach is killed one by one.
+                let _ = cgroup.kill();
+            }
+        }
+        tell_to_end(&mut left, manner.signal, kill)?;
+        if kill && began.elapsed() >= manner.timeout + KILLED {
+            let names: Vec<String> = left.values().map(ToString::to_string).collect();
+            let message = format!("killed, and not gone after {}: {}", spoken(KILLED), names.join("; "));
+            return Err(StartError::new(Exit::Internal, message));
+        }
+        pass();
+        tokio::time::sleep(LOOK).await;
+    }
+    remove_cgroups(directory).await;
+    Ok(count)
+}
+
+fn how(told: Option<i32>) -> String {
+    match told {
+        Some(SIGKILL) => "killed".to_owned(),
+        Some(number) => format!("ended by {}", signal::Name(number)),
+        None => "it has ended".to_owned(),
+    }
+}
+
+/// The signal to those that lead; SIGKILL to all.
+fn tell_to_end(left: &mut BTreeMap<Pid, Leftover>, signal: i32, kill: bool) -> Result<(), StartError> {
+    let led: HashSet<Pid> =
+        left.keys().copied().filter(|pid| proc::parent(*pid).is_ok_and(|p| left.contains_key(&p))).collect();
+    let signal = if kill { SIGKILL } else { signal };
+    for one in left.values_mut().filter(|one| one.told != Some(signal) && (kill || !led.contains(&one.pid))) {
+        match one.process.signal(signal) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let message = format!("cannot end {one}: {}", describe(&error));
+                return Err(StartError::new(Exit::NotPermitted, message).hint("root may, and the service's own user"));
+            }
+            // One that is gone is what was wanted.
+            _ => one.told = Some(signal),
+        }
+    }
+    Ok(())
+}
+
+/// Every leftover.
+fn search(directory: &Path) -> Result<Vec<Leftover>, StartError> {
+    let failed = |error: io::Error| StartError::internal("cannot look for what was left", &error);
+    let cgroups = cgroup::marked(directory, None);
+    let mut known: HashMap<Pid, String> = HashMap::new();
+    for cgroup in &cgroups {
+        // One that is removed meanwhile is empty.
+        known.extend(cgroup.all_procs().unwrap_or_default().into_iter().map(|pid| (pid, instance_of(cgroup))));
+    }
+    let all = proc::all().map_err(failed)?;
+    known.extend(all.iter().filter_map(|pid| Some((*pid, by_environment(*pid, directory)?))));
+    let mut sessions: HashMap<Pid, String> = HashMap::new();
+    for (pid, instance) in &known {
+        // A session is theirs if its leader is, or is gone: then nobody else can have joined it.
+        if let Ok(session) = proc::session(*pid)
+            && (known.contains_key(&session) || proc::session(session).is_err())
+        {
+            sessions.insert(session, instance.clone());
+        }
+    }
+    let whose = |pid: Pid| {
+        let within = || cgroups.iter().find(|it| it.contains(pid).unwrap_or(false)).map(instance_of);
+        let session = || sessions.get(&proc::session(pid).ok()?).cloned();
+        by_environment(pid, directory).or_else(within).or_else(session)
+    };
+    let candidates = all.into_iter().filter(|pid| {
+        *pid != Pid::own()
+            && (known.contains_key(pid) || proc::session(*pid).is_ok_and(|session| sessions.contains_key(&session)))
+    });
+    let leftover = |pid: Pid| {
+        // Once it is open the number cannot be given to another, so it is looked at again.
+        let process = PidFd::open(pid).ok().filter(|process| !process.has_exited())?;
+        let instance = whose(pid)?;
+        Some(Leftover { process, pid, name: proc::name(pid).unwrap_or_default(), instance, told: None })
+    };
+    Ok(candidates.filter_map(leftover).collect())
+}
+
+/// The instance that a process belongs to by its environment, if that is one of this supervisor.
+fn by_environment(pid: Pid, directory: &Path) -> Option<String> {
+    let notify = directory.join("n");
+    let socket = |value: &[u8]| {
+        let path = Path::new(std::ffi::OsStr::from_bytes(value));
+        Some(path.strip_prefix(&notify).ok()?.to_string_lossy().into_owned())
+    };
+    let socket = proc::environ_find(pid, "NOTIFY_SOCKET", socket).ok()??;
+    // In a container the same path is another place.
+    if !proc::is_in_our_pid_namespace(pid).unwrap_or(false) {
+        return None;
+    }
+    let name = |value: &[u8]| Some(String::from_utf8_lossy(value).into_owned());
+    Some(proc::environ_find(pid, "ZDSUP_INSTANCE", name).ok()?.unwrap_or(socket))
+}
+
+fn instance_of(cgroup: &Cgroup) -> String {
+    cgroup.path().file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+async fn remove_cgroups(directory: &Path) {
+    let began = Instant::now();
+    for cgroup in cgroup::marked(directory, None) {
+        while let Err(error) = cgroup.remove() {
+            if began.elapsed() > EMPTIED {
+                tracing::warn!("cannot remove cgroup {}: {error}", cgroup.path().display());
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The listening sockets: bound once, kept until the config drops them and no generation uses them.
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::tokens;
+use crate::config;
+use crate::core::Reason;
+use crate::sys::socket::{self, Bound, Endpoint, Options, UnixName};
+
+/// One listener of one release: a socket under a name.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    /// Its name among the descriptors of the service.
+    pub(super) name: String,
+    /// The socket.
+    pub(super) socket: Arc<Socket>,
+}
+
+/// One listening socket. Every release that runs on it holds it; the last to let go closes it.
+#[derive(Debug)]
+pub(super) struct Socket {
+    /// What the config asked for: a socket is known again by this at a reload.
+    pub(super) asked: Endpoint,
+    /// The socket itself.
+    pub(super) bound: Bound,
+    /// Where it came from.
+    pub(super) origin: Origin,
+    /// What the watches know it by.
+    pub(super) token: u64,
+    /// Whether it was non-blocking when we last looked.
+    nonblocking: AtomicBool,
+}
+
+/// Where a listener came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// We bound it.
+    Bound,
+    /// Socket activation.
+    Inherited,
+}
+
+impl Socket {
+    fn new(asked: Endpoint, bound: Bound, origin: Origin) -> Arc<Self> {
+        Self::with_token(tokens::fresh(), asked, bound, origin)
+    }
+
+    /// One that a predecessor held.
+    pub(super) fn with_token(token: u64, asked: Endpoint, bound: Bound, origin: Origin) -> Arc<Self> {
+        let nonblocking = AtomicBool::new(bound.is_nonblocking().unwrap_or(false));
+        Arc::new(Self { asked, bound, origin, token, nonblocking })
+    }
+
+    /// Whether a shutdown(2) of it can be mended: by listening again, or by another socket at its address. A UDP socket
+    /// keeps its port for as long as anybody has it, so nothing can take its place.
+    pub(super) fn is_mendable(&self) -> bool {
+        match &self.bound.endpoint {
+            Endpoint::Tcp(_) | Endpoint::Vsock { .. } | Endpoint::Unix { .. } => true,
+            Endpoint::Udp(_) => false,
+        }
+    }
+
+    /// The path of its file, if it has one.
+    pub(super) fn path(&self) -> Option<&Path> {
+        match &self.bound.endpoint {
+            Endpoint::Unix { name: UnixName::Path(path), .. } => Some(path),
+            Endpoint::Unix { name: UnixName::Abstract(_), .. }
+            | Endpoint::Tcp(_)
+            | Endpoint::Udp(_)
+            | Endpoint::Vsock { .. } => None,
+        }
+    }
+
+    /// Whether listen(2) mends it after a shutdown(2): a TCP socket on a port that was asked for. One on a port that
+    /// the kernel chose has lost it, and a unix socket refuses connections for ever.
+    pub(super) fn heals(&self) -> bool {
+        matches!(self.asked, Endpoint::Tcp(address) if address.port() != 0)
+    }
+
+    /// Whether it became non-blocking since this was last asked.
+    pub(super) fn was_made_nonblocking(&self) -> bool {
+        let now = self.bound.is_nonblocking().unwrap_or(false);
+        now && !self.nonblocking.swap(now, Ordering::Relaxed)
+    }
+
+    /// Makes it blocking, as it was at its bind.
+    pub(super) fn make_blocking(&self) -> io::Result<()> {
+        self.nonblocking.store(false, Ordering::Relaxed);
+        self.bound.set_nonblocking(false)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.origin == Origin::Bound {
+            self.bound.remove_files();
+        }
+    }
+}
+
+/// The listeners of one release, in the order of their descriptors.
+pub(super) type Listeners = Vec<Listener>;
+
+/// Sockets that systemd passed to us, until a listener claims them.
+#[derive(Debug, Default)]
+pub(super) struct Inherited(Vec<(Option<String>, Bound)>);
+
+impl Inherited {
+    /// Those that were passed to us (sd_listen_fds(3)).
+    pub(super) fn new(sockets: Vec<(Option<String>, OwnedFd)>) -> io::Result<Self> {
+        let bound = |(name, fd): (Option<String>, OwnedFd)| Bound::from_inherited(fd).map(|bound| (name, bound));
+        sockets.into_iter().map(bound).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// The one with this name, or else with this address.
+    fn claim(&mut self, name: &str, endpoint: &Endpoint) -> Option<Bound> {
+        let named = |(given, bound): &(Option<String>, Bound)| {
+            given.as_deref() == Some(name) && is_like(&bound.endpoint, endpoint)
+        };
+        let same = |(_, bound): &(Option<String>, Bound)| bound.endpoint == *endpoint;
+        let place = self.0.iter().position(named).or_else(|| self.0.iter().position(same))?;
+        Some(self.0.swap_remove(place).1)
+    }
+
+    fn leftover(&self) -> Option<String> {
+        self.0.first().map(|(name, bound)| match name {
+            Some(name) => format!("{name} ({})", bound.endpoint),
+            None => bound.endpoint.to_string(),
+        })
+    }
+}
+
+/// Whether two endpoints are of one kind: a listener that was asked for by name may be at another address, but a
+/// service that expects TCP must not be handed UDP.
+fn is_like(one: &Endpoint, other: &Endpoint) -> bool {
+    match (one, other) {
+        (Endpoint::Unix { kind: one, .. }, Endpoint::Unix { kind: other, .. }) => one == other,
+        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
+    }
+}
+
+/// What binding a service's listeners came to.
+pub(super) struct Opened {
+    /// All of them.
+    pub(super) listeners: Listeners,
+    /// Things an operator should know.
+    pub(super) warnings: Vec<String>,
+    /// What the config says of sockets that are in use. They stay as they are until the upgrade has succeeded.
+    pub(super) changes: Vec<Change>,
+}
+
+/// The options of a socket that is in use.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) listener: Listener,
+    pub(super) options: Options,
+}
+
+impl Change {
+    /// Makes it so, as far as it can be; says what cannot.
+    pub(super) fn apply(&self) -> Option<String> {
+        cannot_change(&self.listener.socket.bound, &self.options, &self.listener.name)
+    }
+}
+
+/// The listeners that `service` names: those that exist are kept, the others are claimed from systemd or bound.
+/// Blocks: names may have to be resolved. On failure whatever was bound for this is closed again.
+pub(super) fn open(
+    service: &config::Service,
+    existing: &Listeners,
+    inherited: &mut Inherited,
+) -> Result<Opened, Reason> {
+    let kept: HashMap<&Endpoint, &Arc<Socket>> =
+        existing.iter().map(|listener| (&listener.socket.asked, &listener.socket)).collect();
+    let (mut warnings, mut changes) = (Vec::new(), Vec::new());
+    let mut listeners = Listeners::new();
+    for listen in &service.listen {
+        let name = &listen.name;
+        let failed = |error: &dyn std::fmt::Display| Reason::Pin(format!("listener {name}: {error}"));
+        let asked = listen.address.resolve().map_err(|error| failed(&error))?;
+        let options = options(listen)?;
+        let socket = if let Some(socket) = kept.get(&asked) {
+            let listener = Listener { name: name.clone(), socket: Arc::clone(socket) };
+            changes.push(Change { listener, options });
+            Arc::clone(socket)
+        } else {
+            let (bound, origin) = if let Some(bound) = inherited.claim(name, &asked) {
+                warnings.extend(cannot_change(&bound, &options, name));
+                (bound, Origin::Inherited)
+            } else {
+                (socket::bind(&asked, &options).map_err(|error| bind_failed(name, &error))?, Origin::Bound)
+            };
+            Socket::new(asked, bound, origin)
+        };
+        listeners.push(Listener { name: name.clone(), socket });
+    }
+    match inherited.leftover() {
+        Some(socket) => Err(Reason::Config(format!(
+            "systemd passed the socket {socket}, which no listener of service {} matches by name or address",
+            service.name
+        ))),
+        None => Ok(Opened { listeners, warnings, changes }),
+    }
+}
+
+/// What takes the place of a socket that was shut down and cannot listen again: another one at the same address.
+pub(super) fn replace(listener: &Listener, service: &config::Service) -> Result<Listener, Reason> {
+    let name = listener.name.clone();
+    let options = match service.listen.iter().find(|listen| listen.name == name) {
+        Some(listen) => options(listen)?,
+        None => Options::default(),
+    };
+    // Where the kernel chose the port, that is the port by now.
+    let bound = socket::bind(&listener.socket.bound.endpoint, &options).map_err(|error| bind_failed(&name, &error))?;
+    let (asked, origin) = (listener.socket.asked.clone(), listener.socket.origin);
+    Ok(Listener { name, socket: Socket::new(asked, bound, origin) })
+}
+
+fn cannot_change(bound: &Bound, options: &Options, name: &str) -> Option<String> {
+    let stuck = bound.apply(options);
+    (!stuck.is_empty())
+        .then(|| format!("listener {name}: {} cannot change on a live socket, and stays as it is", stuck.join(", ")))
+}
+
+fn bind_failed(name: &str, error: &socket::BindError) -> Reason {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    Reason::Pin(format!("listener {name}: {error}{hint}"))
+}
+
+fn options(listen: &config::Listen) -> Result<Options, Reason> {
+    let given = &listen.options;
+    let unknown = |what: &str, name: &str| Reason::Pin(format!("listener {}: there is no {what} {name}", listen.name));
+    let uid = match &given.user {
+        None => None,
+        Some(name) => Some(super::release::uid_of(name).ok_or_else(|| unknown("user", name))?),
+    };
+    let gid = match &given.group {
+        None => None,
+        Some(name) => Some(super::release::gid_of(name).ok_or_else(|| unknown("group", name))?),
+    };
+    Ok(Options {
+        backlog: given.backlog.unwrap_or(Options::default().backlog),
+        reuse_port: given.reuse_port,
+        only_v6: given.only_v6,
+        free_bind: given.free_bind,
+        transparent: given.transparent,
+        no_delay: given.no_delay,
+        keep_alive: given.keep_alive,
+        defer_accept: given.defer_accept.map(|span| u32::try_from(span.as_secs()).unwrap_or(u32::MAX)),
+        fast_open: given.fast_open,
+        receive_buffer: given.receive_buffer,
+        send_buffer: given.send_buffer,
+        bind_to_device: given.bind_to_device.clone(),
+        mode: given.mode,
+        uid,
+        gid,
+    })
+}

@@ -1,0 +1,763 @@
+//! The shell around the machine: it waits for whatever happens, tells [`crate::core`], and does what that says.
+//!
+//! ```text
+//!  signals ─┐
+//!  descriptors (poller) ─┤                       ┌─► actions.rs: processes, listeners, verdicts
+//!  control requests ─────┼─► Event ─► core ─► Action
+//!  work done elsewhere ──┤                       └─► story.rs: what is said about it (log, ledger, systemd)
+//!  deadlines ────────────┘
+//! ```
+//!
+//! - The loop never waits for anything else. What can block (disks, name servers, /proc, journald, a terminal) is done
+//!   by a thread of tokio's blocking pool or by a `sink`, and comes back as one more thing that happened.
+//! - Notify sockets are read before an exit is handled, so that last words count.
+//! - Nothing in here decides: which generation lives and which verdict falls is the machine's business.
+
+mod actions;
+mod adoption;
+mod errand;
+mod events;
+mod hold;
+mod ignored;
+pub mod leftovers;
+mod listeners;
+pub mod log;
+mod output;
+mod paths;
+mod poller;
+mod process;
+mod reexec;
+mod release;
+mod requests;
+mod restore;
+mod sink;
+mod status;
+mod store;
+mod story;
+mod survival;
+mod systemd;
+mod tokens;
+
+mod ledger;
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, IsTerminal};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{FutureExt, StreamExt};
+use nix::libc::{SIGCHLD, SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook_tokio::Signals;
+use tokio::sync::{mpsc, watch};
+
+use crate::config::{self, Config};
+use crate::control::server::{Access, Command};
+use crate::control::types::LastOutput;
+use crate::core::{self, Core, Event, FirstFailure, InstanceId, Kind, Outcome, ReleaseId, ServiceId, Time, UpgradeId};
+use crate::exit::Exit;
+use crate::sys::cgroup::{self, Delegated};
+use crate::sys::fdwatch::{HangupWatch, PathWatch};
+use crate::sys::shim::{self, Blank, Program};
+use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use ledger::Ledger;
+use listeners::{Change, Inherited, Listeners, Socket};
+use paths::RuntimeDirectory;
+use poller::{Poller, Source};
+use process::Process;
+use reexec::Reexec;
+pub use reexec::{check_state, check_state_if_asked};
+use release::{Pinned, Release, Surroundings};
+use restore::Control;
+use sink::Sink;
+use store::Store;
+pub use survival::Passed;
+use survival::{Adoption, FdStore, Memory, Name, Owner, Predecessor, Survival, listeners_among, names};
+use systemd::Systemd;
+
+/// How often what a service has hidden is looked for at the end, and the pause in between.
+const STRANGERS_ROUNDS: u32 = 100;
+const STRANGERS_PAUSE: Duration = Duration::from_millis(10);
+/// How long requests of clients that are connected are waited for before the supervisor replaces itself.
+const LAST_REQUESTS: Duration = Duration::from_millis(3);
+/// How long the last lines of output may take to be read when the supervisor ends.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What `zdsup run` was asked for.
+#[derive(Debug)]
+pub struct Options {
+    /// The supervisor's name.
+    pub name: String,
+    /// The config, read and checked. A successor does without: it goes on with the one that is in force.
+    pub config: Option<Config>,
+    /// Where it was read, and is read again.
+    pub source: Option<PathBuf>,
+    /// `--runtime-dir`.
+    pub runtime_dir: Option<PathBuf>,
+    /// How log lines look.
+    pub log_format: log::Format,
+}
+
+/// Why the supervisor could not start, or what its first start came to.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct StartError {
+    /// The exit code that says so.
+    pub exit: Exit,
+    /// What went wrong.
+    pub message: String,
+    /// What would mend it.
+    pub hint: Option<String>,
+}
+
+impl StartError {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into(), hint: None }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    fn internal(what: &str, error: &io::Error) -> Self {
+        Self::new(Exit::Internal, format!("{what}: {error}"))
+    }
+
+    fn directory(path: &Path, error: &io::Error) -> Self {
+        let exit = if error.kind() == io::ErrorKind::PermissionDenied { Exit::NotPermitted } else { Exit::Usage };
+        let this = Self::new(exit, format!("cannot use the runtime directory {}: {}", path.display(), describe(error)));
+        this.hint("choose another with --runtime-dir")
+    }
+
+    fn no_runtime_directory() -> Self {
+        let this = Self::new(Exit::Usage, "there is no runtime directory: XDG_RUNTIME_DIR is not set");
+        this.hint("name one with --runtime-dir")
+    }
+
+    fn path_too_long(path: &Path, limit: usize) -> Self {
+        let message = format!(
+            "the runtime directory {} is too long: a socket's path in it would exceed {limit} bytes",
+            path.display()
+        );
+        Self::new(Exit::Usage, message).hint("choose a shorter one with --runtime-dir")
+    }
+
+    fn already_running(path: &Path) -> Self {
+        let this = Self::new(Exit::Refused, format!("a supervisor already runs in {}", path.display()));
+        this.hint("give this one another --name, or see `zdsup status`")
+    }
+}
+
+/// How often the control server gets its turn before the supervisor ends.
+const ANSWER_TURNS: u32 = 32;
+
+/// How long after the last thing that happened memory is given back to the kernel: a storm leaves none behind, and an
+/// idle supervisor sleeps.
+const TIDY_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs a supervisor until it has ended everything that it started.
+///
+/// # Errors
+/// When it cannot start, or the first start of its service fails where somebody waits for that.
+pub fn run(options: Options, passed: Passed) -> Result<Exit, StartError> {
+    limits::share_one_heap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(4)
+        .thread_keep_alive(Duration::from_secs(1))
+        .thread_stack_size(512 * 1024)
+        // They are for the loop.
+        .on_thread_start(signal::block_all)
+        .build()
+        .map_err(|error| StartError::internal("cannot start the event loop", &error))?;
+    let result = runtime.block_on(supervise(options, passed));
+    // A thread that hangs in a system call must not keep us.
+    runtime.shutdown_background();
+    result
+}
+
+/// Whatever a service has hidden from us, with a session and an environment of its own, has become our child as its
+/// parents died. It may hold a listener, and goes with everything else. `ours` is on its way out by itself.
+async fn end_strangers() {
+    let mut told = std::collections::HashSet::new();
+    for _ in 0..STRANGERS_ROUNDS {
+        let children = proc::children_of_self().unwrap_or_default();
+        if children.is_empty() {
+            return;
+        }
+        for pid in children {
+            // One that was to become a process of a service, and is on its way out.
+            let is_shim = shim::is_shim(pid).unwrap_or(false);
+            // A child's number is its own until we reap it.
+            if let Ok(child) = pidfd::PidFd::open(pid)
+                && !child.has_exited()
+                && child.signal(SIGKILL).is_ok()
+                && !is_shim
+                && told.insert(pid)
+            {
+                let name = proc::name(pid).unwrap_or_default();
+                tracing::warn!("{name}, process {pid}, was left behind by a service: killed");
+            }
+            // What is not dead yet is looked at again.
+            let _ = pidfd::reap_pid(pid);
+        }
+        tokio::time::sleep(STRANGERS_PAUSE).await;
+    }
+}
+
+async fn supervise(options: Options, passed: Passed) -> Result<Exit, StartError> {
+    let stdout = Sink::spawn("stdout", io::stdout()).map_err(|e| StartError::internal("cannot start a thread", &e))?;
+    let stderr = Sink::spawn("stderr", io::stderr()).map_err(|e| StartError::internal("cannot start a thread", &e))?;
+    log::start(options.log_format, &stderr);
+    let mut passed = passed;
+    let result = match passed.adoption(&options.name) {
+        Adoption::Impossible(impossible) if !impossible.foreign => hold::hold(&options, impossible).await,
+        adoption => match Supervisor::new(options, adoption, passed.sockets, stdout.clone(), stderr.clone()).await {
+            Ok(supervisor) => supervisor.run().await,
+            Err(error) => Err(error),
+        },
+    };
+    stdout.flush(LAST_WORDS);
+    stderr.flush(LAST_WORDS);
+    result
+}
+
+/// A supervisor.
+struct Supervisor {
+    core: Core,
+    name: String,
+    started: Time,
+    poller: Poller,
+    surroundings: Arc<Surroundings>,
+    /// Sockets from systemd, until the first start claims them.
+    inherited: Inherited,
+    services: HashMap<ServiceId, Service>,
+    releases: HashMap<ReleaseId, Arc<Release>>,
+    next_release: u64,
+    /// What becomes of an upgrade's release and config once it has its verdict.
+    pending: HashMap<UpgradeId, Pending>,
+    /// Services whose release is being resolved, or whose resolving hangs.
+    pinning: HashSet<ServiceId>,
+    processes: HashMap<InstanceId, Process>,
+    ledger: Ledger,
+    systemd: Systemd,
+    runtime_directory: RuntimeDirectory,
+    control: Control,
+    /// The way in of what operators ask for.
+    commands: mpsc::Sender<Command>,
+    /// When it is looked whether something of the runtime directory is missing.
+    restore_at: Option<Time>,
+    survival: Survival,
+    /// Instances of a predecessor of which it is not known whether they have become their program.
+    unsettled: HashSet<InstanceId>,
+    /// When that is looked at again.
+    look_again_at: Option<Time>,
+    /// How many supervisors there have been in this place.
+    incarnation: u64,
+    /// A replacement of our own program on its way.
+    reexec: Option<Reexec>,
+    /// When this successor has lived long enough not to be one of a row that die at once.
+    settled_at: Option<Time>,
+    cgroups: Option<Delegated>,
+    hangups: HangupWatch,
+    paths: PathWatch,
+    /// Every socket that the watches know.
+    watched: HashMap<u64, Arc<Socket>>,
+    access: watch::Sender<Access>,
+    elsewhere: mpsc::UnboundedSender<Elsewhere>,
+    stdout: Sink,
+    stderr: Sink,
+    terminal: bool,
+    /// When memory is to be given back.
+    tidy_at: Option<Time>,
+    /// Stop was asked for once already.
+    stopping: bool,
+    /// That was asked of this process, and not only of a predecessor.
+    stop_asked: bool,
+    outcome: Option<End>,
+    /// Why the first start failed, for whoever started us.
+    first_failure: Option<StartError>,
+    /// Filled in while the loop runs.
+    intake: Option<Intake>,
+}
+
+/// What the shell knows of a service beside the machine.
+struct Service {
+    name: String,
+    /// The listeners of the config in force.
+    listeners: Listeners,
+    /// What serves has a socket that was shut down, and the restart that would give it the new one was refused or is
+    /// not yet asked for.
+    owes_restart: bool,
+    /// What the process that ended last while serving had printed.
+    last_output: Option<(InstanceId, LastOutput)>,
+    /// The process that the next instance will be, loaded while its release is pinned.
+    blank: Option<Blank>,
+    /// What it keeps for its successors.
+    store: Store,
+}
+
+impl Service {
+    /// Whether this is the process that the next instance will be.
+    fn is_loading(&self, pid: Pid) -> bool {
+        self.blank.as_ref().is_some_and(|blank| blank.pid == pid)
+    }
+}
+
+/// What becomes of an upgrade's release once it has its verdict.
+struct Pending {
+    release: ReleaseId,
+    access: Option<Access>,
+    changes: Vec<Change>,
+}
+
+/// What comes in by channels.
+struct Intake {
+    signals: Signals,
+    commands: mpsc::Receiver<Command>,
+    elsewhere: mpsc::UnboundedReceiver<Elsewhere>,
+}
+
+/// Work that was done off the loop.
+enum Elsewhere {
+    /// A release is pinned, or cannot be.
+    Pinned { service: ServiceId, upgrade: UpgradeId, result: Box<Result<Pinned, core::Reason>> },
+    /// The parent of an instance's main process, which is not us, has reaped it or had the time to.
+    Reaped { instance: InstanceId },
+    /// The binary that is to replace us is found, or cannot be.
+    Binary(Box<Result<Program, String>>),
+    /// A socket that was shut down has a successor, or cannot have one.
+    Replaced { service: ServiceId, token: u64, result: Result<listeners::Listener, core::Reason> },
+    /// Leftovers of an instance were searched for and signalled; so many were found.
+    Swept { instance: InstanceId, found: usize },
+    /// Something an operator should know about an instance.
+    Noted { instance: InstanceId, note: String },
+    /// How many connections draining generations still have.
+    Counted(Box<crate::control::types::Status>),
+}
+
+/// How the loop ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Everything has ended.
+    Over(Outcome),
+    /// The supervisor leaves, and everything goes on: whoever starts the next one keeps it.
+    Leave,
+    /// The supervisor executes another binary.
+    Reexec,
+}
+
+/// What the loop woke up for.
+enum Wake {
+    Signal(i32),
+    Ready(io::Result<Vec<(poller::Token, Source)>>),
+    Command(Command),
+    Elsewhere(Elsewhere),
+    Deadline,
+}
+
+impl Supervisor {
+    async fn new(
+        options: Options,
+        adoption: Adoption,
+        mut sockets: Vec<(Option<String>, OwnedFd)>,
+        stdout: Sink,
+        stderr: Sink,
+    ) -> Result<Self, StartError> {
+        let now = Time(clock::monotonic());
+        let nofile =
+            limits::raise_nofile().map_err(|error| StartError::internal("cannot raise RLIMIT_NOFILE", &error))?;
+        pidfd::become_subreaper().map_err(|error| StartError::internal("cannot become a subreaper", &error))?;
+        let (mut predecessor, impossible) = match adoption {
+            Adoption::Nothing => (None, None),
+            Adoption::All(predecessor) => (Some(*predecessor), None),
+            Adoption::Impossible(impossible) => (None, Some(impossible)),
+        };
+        let source = match (options.source, &options.config) {
+            (Some(path), _) => release::Source::File { path, name: options.name.clone() },
+            (None, Some(config)) => release::Source::Given(Box::new(config.clone())),
+            (None, None) => return Err(StartError::new(Exit::Usage, "there is nothing to run")),
+        };
+        let nofile = predecessor.as_ref().map_or(nofile, |predecessor| predecessor.document.nofile);
+        let directory = match &predecessor {
+            Some(_) => config::last_directory(),
+            None => config::logical_directory()
+                .map_err(|error| StartError::internal("cannot read the current directory", &error))?,
+        };
+        let surroundings = Surroundings::of_this_process(source, directory, nofile);
+        let runtime_directory = match &mut predecessor {
+            Some(Predecessor { document, fds, .. }) => {
+                let (path, is_ours) = (document.runtime_directory.clone(), document.runtime_directory_is_ours);
+                RuntimeDirectory::adopt(path, is_ours, fds.remove(&Name::Lock))?
+            }
+            None => RuntimeDirectory::open(RuntimeDirectory::find(options.runtime_dir.as_deref(), &options.name)?)?,
+        };
+        let mut systemd = Systemd::from_environment(now);
+        if predecessor.is_none() {
+            leftovers::end_before_start(&runtime_directory, options.config.as_ref(), &mut systemd).await?;
+        }
+        let mut poller = Poller::new().map_err(|error| StartError::internal("cannot make an epoll", &error))?;
+        let internal = |error: io::Error| StartError::internal("cannot watch listeners", &error);
+        let hangups = HangupWatch::new().map_err(internal)?;
+        let paths = PathWatch::new().map_err(internal)?;
+        poller.add(&hangups, Source::Hangup).map_err(internal)?;
+        poller.add(&paths, Source::Path).map_err(internal)?;
+        let (elsewhere, elsewhere_out) = mpsc::unbounded_channel();
+        let (commands_in, commands) = mpsc::channel(64);
+        let access = match (&predecessor, &options.config) {
+            (Some(predecessor), _) => predecessor.document.access.clone(),
+            (None, Some(config)) => release::access(config),
+            (None, None) => Access::default(),
+        };
+        let (access, access_seen) = watch::channel(access);
+        let signals = Signals::new([SIGHUP, SIGINT, SIGTERM, SIGCHLD, SIGUSR1, SIGUSR2])
+            .map_err(|error| StartError::internal("cannot handle signals", &error))?;
+        // A predecessor in this process had blocked them until now, and the keeper starts us with them blocked.
+        signal::unblock_all();
+        let left = predecessor.as_ref().map(|it| &it.fds).or(impossible.as_ref().map(|it| &it.fds));
+        let stored = left.map(names).unwrap_or_default();
+        let control = predecessor.as_mut().and_then(|predecessor| predecessor.fds.remove(&Name::Control));
+        let listener = runtime_directory.listen_on(control)?;
+        let control = Self::serve_control(listener, access_seen, commands_in.clone())?;
+
+        let memory = match &mut predecessor {
+            Some(predecessor) => predecessor.memory.try_clone(),
+            None => Memory::new(),
+        };
+        let memory = memory.map_err(|error| StartError::internal("cannot make a memfd", &error))?;
+        let mut store = FdStore::from_environment(stored);
+        if let Some(store) = &mut store {
+            // It may have been bound anew.
+            store.outdate(Name::Control);
+        }
+        if let Some(impossible) = impossible {
+            // What listens is used again; what else it was about is not ours.
+            let aside = runtime_directory.keep_aside(&impossible.text);
+            tracing::error!("{}; it is kept as {}", impossible.reason, aside.display());
+            sockets.extend(listeners_among(impossible.fds));
+            if let Some(store) = &mut store {
+                store.outdate(Name::State);
+            }
+        }
+        let inherited = match &predecessor {
+            // What was passed is what it had; unless it died before it could take that up.
+            Some(predecessor) if !predecessor.document.sockets.is_empty() => Inherited::default(),
+            Some(_) | None => Inherited::new(sockets).map_err(|error| {
+                StartError::new(Exit::Usage, format!("the sockets passed by systemd cannot be used: {error}"))
+            })?,
+        };
+        let mut this = Self {
+            core: Core::new(),
+            name: options.name.clone(),
+            started: now,
+            poller,
+            surroundings: Arc::new(surroundings),
+            inherited,
+            services: HashMap::new(),
+            releases: HashMap::new(),
+            next_release: 1,
+            pending: HashMap::new(),
+            pinning: HashSet::new(),
+            processes: HashMap::new(),
+            ledger: Ledger::default(),
+            systemd,
+            runtime_directory,
+            control,
+            commands: commands_in,
+            restore_at: None,
+            survival: Survival::new(Owner::this(&options.name), memory, store),
+            unsettled: HashSet::new(),
+            look_again_at: None,
+            incarnation: 1,
+            reexec: None,
+            settled_at: None,
+            cgroups: cgroup::delegated(),
+            hangups,
+            paths,
+            watched: HashMap::new(),
+            access,
+            elsewhere,
+            stdout,
+            stderr,
+            terminal: io::stderr().is_terminal(),
+            tidy_at: None,
+            stopping: false,
+            stop_asked: false,
+            outcome: None,
+            first_failure: None,
+            intake: Some(Intake { signals, commands, elsewhere: elsewhere_out }),
+        };
+        this.watch_directory();
+        match predecessor {
+            Some(predecessor) => this.take_over(predecessor),
+            None => this.begin(options.config),
+        }
+        Ok(this)
+    }
+
+    /// The first of its kind.
+    fn begin(&mut self, config: Option<Config>) {
+        tracing::info!(
+            "zdsup {} supervises {} as process {}",
+            env!("CARGO_PKG_VERSION"),
+            self.name,
+            std::process::id()
+        );
+        let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
+        for service in config.into_iter().flat_map(|config| config.services) {
+            let id = self.core.add_service(core::Generation(1), first_failure);
+            let (name, listeners) = (service.name, Listeners::new());
+            let store = Store::new(id);
+            let service = Service { name, listeners, owes_restart: false, last_output: None, blank: None, store };
+            self.services.insert(id, service);
+            // A machine that was just made refuses nothing.
+            let _ = self.request(id, Kind::Start, None);
+        }
+    }
+
+    /// A successor. That it lives is noted later: if it dies at what follows, the next one knows.
+    fn take_over(&mut self, predecessor: Predecessor) {
+        let deaths = predecessor.deaths;
+        self.settled_at = Some(self.now().after(adoption::SETTLED_AFTER));
+        self.go_on(predecessor, deaths);
+        self.settle();
+        self.announce();
+    }
+
+    async fn run(mut self) -> Result<Exit, StartError> {
+        let Some(mut intake) = self.intake.take() else { return Ok(Exit::Internal) };
+        let outcome = loop {
+            match self.serve(&mut intake).await? {
+                End::Reexec => self.replace(&mut intake).await,
+                outcome => break outcome,
+            }
+        };
+        // Answers that were given are sent first: whoever asked to stop must not be cut off.
+        answer().await;
+        if let End::Over(_) = outcome {
+            end_strangers().await;
+            self.runtime_directory.clear();
+            self.survival.clear();
+        }
+        self.systemd.finish(LAST_WORDS).await;
+        match (outcome, self.first_failure.take()) {
+            (End::Over(Outcome::NeverStarted), Some(error)) => Err(error),
+            (End::Over(Outcome::NeverStarted), None) => Ok(Exit::Failed),
+            (End::Over(Outcome::Stopped), _) => Ok(Exit::Done),
+            (End::Leave | End::Reexec, _) => {
+                // Nothing that we hold may be cleaned up.
+                std::mem::forget(self);
+                Ok(Exit::Done)
+            }
+        }
+    }
+
+    /// The loop.
+    async fn serve(&mut self, intake: &mut Intake) -> Result<End, StartError> {
+        loop {
+            self.act();
+            // What a successor is handed it takes for stored.
+            if let Some(outcome) = self.outcome.filter(|end| *end != End::Reexec || self.survival.is_complete()) {
+                return Ok(outcome);
+            }
+            let wake = self.wake(intake).await;
+            if !matches!(wake, Wake::Deadline) {
+                self.tidy_at = Some(self.now().after(TIDY_AFTER));
+            }
+            match wake {
+                Wake::Signal(signal) => self.on_signal(signal),
+                Wake::Ready(Ok(ready)) => {
+                    for (token, source) in ready {
+                        if self.poller.is_current(token) {
+                            self.on_ready(source);
+                            self.act();
+                        }
+                    }
+                }
+                Wake::Ready(Err(error)) => {
+                    return Err(StartError::internal("cannot wait for events", &error));
+                }
+                Wake::Command(command) => self.on_command(command),
+                Wake::Elsewhere(done) => self.on_elsewhere(done),
+                Wake::Deadline => {}
+            }
+            self.on_time();
+        }
+    }
+
+    /// Executes the binary that was asked for; comes back only if that fails.
+    async fn replace(&mut self, intake: &mut Intake) {
+        // Whoever has been taken until now is answered by us, the others by the successor.
+        self.stop_accepting();
+        let last_requests = tokio::time::sleep(LAST_REQUESTS);
+        tokio::pin!(last_requests);
+        loop {
+            tokio::select! {
+                Some(command) = intake.commands.recv() => {
+                    self.on_command(command);
+                    self.act();
+                }
+                () = &mut last_requests => break,
+            }
+        }
+        self.announce_reexec();
+        self.stdout.flush(LAST_WORDS);
+        self.stderr.flush(LAST_WORDS);
+        // Handlers are lost with the program, and what they have taken with them: what comes from here on waits in the
+        // kernel until the successor has its own, and what came before joins it.
+        signal::block_all();
+        answer().await;
+        while let Some(Some(taken)) = intake.signals.next().now_or_never() {
+            signal::raise(taken);
+        }
+        self.replace_ourselves();
+        if let Err(error) = self.accept_again() {
+            tracing::error!("{error}");
+        }
+    }
+
+    async fn wake(&mut self, intake: &mut Intake) -> Wake {
+        let deadline = self.deadline();
+        // In no fixed order: a service that floods us must not keep operators waiting.
+        tokio::select! {
+            Some(signal) = intake.signals.next() => Wake::Signal(signal),
+            ready = self.poller.ready() => Wake::Ready(ready),
+            Some(done) = intake.elsewhere.recv() => Wake::Elsewhere(done),
+            Some(command) = intake.commands.recv() => Wake::Command(command),
+            () = until(deadline) => Wake::Deadline,
+        }
+    }
+
+    /// When something has to be done if nothing happens.
+    fn deadline(&mut self) -> Option<Time> {
+        let now = self.now();
+        let busy = self.is_busy();
+        let probes = self.processes.values().filter_map(|process| process.probe.as_ref().and_then(|probe| probe.due));
+        let probes = probes.min();
+        let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
+        let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
+        let others = others.chain(self.restore_at).chain(self.adoption_deadline());
+        self.core.poll_timeout().into_iter().chain(others).min()
+    }
+
+    /// Whether something goes on that systemd should give time to.
+    fn is_busy(&self) -> bool {
+        self.core.is_ending()
+            || self.core.services().values().any(|service| service.upgrade.is_some() || service.generations.len() > 1)
+    }
+
+    /// Does what is due.
+    fn on_time(&mut self) {
+        let now = self.now();
+        if self.core.poll_timeout().is_some_and(|at| at <= now) {
+            // If we were late, others were not: what waits to be read was said in time.
+            self.catch_up();
+            self.tell_core(Event::Tick);
+        }
+        self.on_adoption_time();
+        if self.systemd.tick(now) {
+            self.count_connections();
+        }
+        self.run_probes();
+        self.tell_ignored();
+        self.restore_directory();
+        if self.tidy_at.is_some_and(|at| at <= now) {
+            self.tidy_at = None;
+            limits::trim_memory();
+            limits::let_go_of_code();
+        }
+    }
+
+    fn on_signal(&mut self, signal: i32) {
+        match signal {
+            SIGCHLD => self.on_children(),
+            SIGHUP => {
+                tracing::info!("SIGHUP: reload");
+                let services: Vec<ServiceId> = self.services.keys().copied().collect();
+                for service in services {
+                    if let Err(refusal) = self.request(service, Kind::Reload, None) {
+                        tracing::warn!("reload refused: {refusal}");
+                    }
+                }
+            }
+            SIGUSR1 => self.leave(),
+            SIGUSR2 => {
+                tracing::info!("SIGUSR2: reexec");
+                self.reexec(None, None);
+            }
+            _ => self.stop_everything(),
+        }
+    }
+
+    /// Ends without touching anything, for a successor.
+    fn leave(&mut self) {
+        if self.survival.store.is_some() {
+            tracing::info!("leaving: everything that runs goes on, for the next supervisor");
+        } else {
+            tracing::warn!("leaving, although nobody keeps the listeners: what runs goes on, and no other finds it");
+        }
+        // Leaving soon after the start is no death.
+        if let Err(error) = self.survival.memory.set_deaths(0) {
+            tracing::warn!("the state cannot be written down: {error}");
+        }
+        self.survival.stale = true;
+        self.record();
+        self.outcome = Some(End::Leave);
+    }
+
+    /// The first time gracefully, the second time at once. What a predecessor was asked does not count: the keeper asks
+    /// us once more.
+    fn stop_everything(&mut self) {
+        let now = self.now();
+        let again = std::mem::replace(&mut self.stop_asked, true);
+        if self.stopping && !again {
+            return;
+        }
+        if self.stopping {
+            tracing::warn!("asked to stop again: ending everything at once");
+            self.core.kill(now);
+            self.survival.stale = true;
+            return;
+        }
+        self.stopping = true;
+        tracing::info!("stopping: every service drains first (ask again to end them at once)");
+        self.systemd.stopping("stopping");
+        self.core.stop(now);
+        self.survival.stale = true;
+    }
+
+    fn now(&self) -> Time {
+        Time(clock::monotonic())
+    }
+
+    fn name_of(&self, service: ServiceId) -> &str {
+        self.services.get(&service).map_or("", |service| &service.name)
+    }
+
+    /// Runs `work` where it may block, and takes its result as one more thing that happened.
+    fn off_the_loop(&self, work: impl FnOnce() -> Option<Elsewhere> + Send + 'static) {
+        let elsewhere = self.elsewhere.clone();
+        tokio::task::spawn_blocking(move || {
+            if let Some(done) = work() {
+                // The loop has ended: nobody wants to know.
+                let _ = elsewhere.send(done);
+            }
+        });
+    }
+}
+
+/// Lets the control server send what it was given.
+async fn answer() {
+    for _ in 0..ANSWER_TURNS {
+        tokio::task::yield_now().await;
+    }
+}
+
+async fn until(deadline: Option<Time>) {
+    match deadline {
+        Some(at) => tokio::time::sleep(at.since(Time(clock::monotonic()))).await,
+        None => std::future::pending().await,
+    }
+}

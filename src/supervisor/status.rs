@@ -1,0 +1,283 @@
+//! What `zdsup status` shows: what the loop knows, copied quickly, then what only the kernel knows, looked up off the
+//! loop when somebody looks.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::listeners::{Listeners, Origin, Socket};
+use super::process::Process;
+use crate::control::types::{
+    GenerationState, GenerationStatus, InstanceState, InstanceStatus, ListenerStatus, ServiceState, ServiceStatus,
+    Status,
+};
+use crate::core::event::spoken;
+use crate::core::instance::{Instance, State};
+use crate::core::service::{Generation, Purpose, Role, Service};
+use crate::core::{InstanceId, Time};
+use crate::sys::socket::{Endpoint, UnixName};
+use crate::sys::{Pid, diag, proc};
+
+/// A status without what only the kernel knows, and where to look for that.
+pub(super) struct Snapshot {
+    pub(super) status: Status,
+    pub(super) subjects: Vec<Subject>,
+    pub(super) sockets: Vec<Vec<Arc<Socket>>>,
+}
+
+/// One instance, and how to find its processes.
+pub(super) struct Subject {
+    service: usize,
+    generation: usize,
+    instance: usize,
+    leader: Pid,
+    main: Pid,
+    cgroup: Option<PathBuf>,
+}
+
+/// One service, as far as the loop knows it.
+pub(super) fn service(
+    service: &Service,
+    name: &str,
+    listeners: &Listeners,
+    (fd_store, fd_store_max): (u32, u32),
+    processes: &HashMap<InstanceId, Process>,
+    executables: impl Fn(&Generation) -> String,
+    now: Time,
+) -> ServiceStatus {
+    let serving = service.serving();
+    ServiceStatus {
+        name: name.to_owned(),
+        state: state(service),
+        detail: serving.and_then(|generation| detail(generation, now)),
+        last_output: None,
+        serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
+        upgrade: None,
+        last_upgrade: None,
+        generations: service
+            .generations
+            .values()
+            .rev()
+            .map(|one| generation(one, processes, executables(one), now))
+            .collect(),
+        listeners: listeners
+            .iter()
+            .map(|listener| ListenerStatus {
+                name: listener.name.clone(),
+                address: listener.socket.bound.endpoint.to_string(),
+                queue: None,
+                backlog: None,
+                origin: match listener.socket.origin {
+                    Origin::Bound => "bound".into(),
+                    Origin::Inherited => "inherited".into(),
+                },
+            })
+            .collect(),
+        fd_store,
+        fd_store_max,
+    }
+}
+
+/// Where the processes of a status are to be looked for.
+pub(super) fn subjects(
+    status: &Status,
+    services: &[&Service],
+    processes: &HashMap<InstanceId, Process>,
+) -> Vec<Subject> {
+    let mut subjects = Vec::new();
+    for (at, service) in services.iter().enumerate().take(status.services.len()) {
+        for (generation, one) in service.generations.values().rev().enumerate() {
+            for (instance, id) in one.instances.values().map(|instance| instance.id).enumerate() {
+                let Some(process) = processes.get(&id) else { continue };
+                subjects.push(Subject {
+                    service: at,
+                    generation,
+                    instance,
+                    leader: process.leader_pid,
+                    main: process.pid,
+                    cgroup: process.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned()),
+                });
+            }
+        }
+    }
+    subjects
+}
+
+fn state(service: &Service) -> ServiceState {
+    let serving = service.serving();
+    match service.purpose {
+        Purpose::Stop => ServiceState::Stopping,
+        Purpose::Stopped => ServiceState::Stopped,
+        Purpose::Run => match serving {
+            Some(generation) if generation.is_up() && service.upgrade.is_some() => ServiceState::Upgrading,
+            Some(generation) if generation.is_up() => ServiceState::Serving,
+            Some(generation) if generation.is_given_up() => ServiceState::Failed,
+            Some(_) => ServiceState::BackingOff,
+            None => ServiceState::Starting,
+        },
+    }
+}
+
+fn detail(generation: &Generation, now: Time) -> Option<String> {
+    if let Some(reason) = generation.seats.iter().find_map(|seat| seat.doomed.as_ref()) {
+        return Some(format!("{reason}; it is being ended, to be started again"));
+    }
+    let seat = generation.seats.iter().find(|seat| seat.reason.is_some())?;
+    let reason = seat.reason.as_ref()?;
+    let failures = seat.failures;
+    Some(match seat.retry_at {
+        Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", spoken(at.since(now))),
+        None if seat.instance.is_some() => format!("{reason}; failure {failures} in a row, starting it again now"),
+        None => format!("{reason}; given up after {failures} failures in a row: `zdsup reload` starts it at once"),
+    })
+}
+
+fn generation(
+    generation: &Generation,
+    processes: &HashMap<InstanceId, Process>,
+    executable: String,
+    now: Time,
+) -> GenerationStatus {
+    let instances = generation.instances.values().map(|one| instance(one, processes.get(&one.id), now)).collect();
+    GenerationStatus {
+        generation: generation.number.0,
+        state: match generation.role {
+            Role::Starting => GenerationState::Starting,
+            Role::Soaking { .. } | Role::Switching => GenerationState::Soaking,
+            Role::Serving if generation.is_up() => GenerationState::Serving,
+            Role::Serving if generation.is_given_up() => GenerationState::Failed,
+            Role::Serving => GenerationState::BackingOff,
+            Role::Draining => GenerationState::Draining,
+            Role::Ending => GenerationState::Ending,
+        },
+        executable,
+        weight: None,
+        connections: None,
+        instances,
+    }
+}
+
+fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> InstanceStatus {
+    let state = match instance.state {
+        State::Preparing { .. } | State::Launching { .. } => InstanceState::Preparing,
+        State::Starting { .. } => InstanceState::Starting,
+        State::Ready { .. } => InstanceState::Ready,
+        State::Stopping { .. } => InstanceState::Stopping,
+        State::Aborting { .. } => InstanceState::Aborting,
+        State::Killing { .. } => InstanceState::Killing,
+        State::Leftovers { .. } => InstanceState::Leftovers,
+    };
+    let mut notes = process.map(|process| process.notes.clone()).unwrap_or_default();
+    if instance.said_stopping {
+        notes.push("it says that it is stopping".into());
+    }
+    InstanceStatus {
+        instance: format!("{}.{}", instance.id.generation, instance.id.number),
+        state,
+        pid: process.and_then(|process| u32::try_from(process.pid.as_raw()).ok()),
+        age: now.since(instance.started).as_secs_f64(),
+        connections: None,
+        memory: None,
+        cpu: None,
+        status: process.and_then(|process| process.status.clone()),
+        // A watchdog's deadline is nobody's to wait for.
+        remaining: instance
+            .deadline()
+            .filter(|_| !instance.is_ready())
+            .filter(|at| *at != Time(u64::MAX))
+            .map(|at| at.since(now).as_secs_f64()),
+        notes,
+    }
+}
+
+/// Adds what only the kernel knows. Blocks: for the time of a dump of the sockets and a walk through /proc.
+pub(super) fn complete(snapshot: Snapshot) -> Status {
+    let Snapshot { mut status, subjects, sockets } = snapshot;
+    status.supervisor.memory = proc::usage(Pid::own()).ok().map(|usage| usage.memory);
+    let sessions = if subjects.iter().all(|subject| subject.cgroup.is_some()) { HashMap::new() } else { sessions() };
+    let connections: Vec<Option<HashSet<u64>>> = sockets.iter().map(|sockets| connections(sockets)).collect();
+    for subject in &subjects {
+        let Some(generation) = status
+            .services
+            .get_mut(subject.service)
+            .and_then(|service| service.generations.get_mut(subject.generation))
+        else {
+            continue;
+        };
+        let pids = subject.processes(&sessions);
+        let usage: Vec<proc::Usage> = pids.iter().filter_map(|pid| proc::usage(*pid).ok()).collect();
+        let Some(instance) = generation.instances.get_mut(subject.instance) else { continue };
+        if !usage.is_empty() {
+            instance.memory = Some(usage.iter().map(|usage| usage.memory).sum());
+            instance.cpu = Some(usage.iter().map(|usage| usage.cpu).sum::<Duration>().as_secs_f64());
+        }
+        instance.connections = connections.get(subject.service).and_then(Option::as_ref).and_then(|of_service| {
+            let mut theirs = HashSet::new();
+            for pid in &pids {
+                match proc::socket_inodes(*pid) {
+                    Ok(inodes) => theirs.extend(inodes.into_iter().filter(|inode| of_service.contains(inode))),
+                    // It ended in the meantime; anything else hides what it has.
+                    Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {}
+                    Err(_) => return None,
+                }
+            }
+            Some(theirs.len() as u64)
+        });
+        generation.connections = generation.instances.iter().map(|instance| instance.connections).sum();
+    }
+    for (service, sockets) in status.services.iter_mut().zip(&sockets) {
+        for (listener, socket) in service.listeners.iter_mut().zip(sockets) {
+            if let Some((queued, backlog)) = socket.bound.queue() {
+                listener.queue = Some(queued);
+                listener.backlog = Some(backlog);
+            }
+        }
+    }
+    status
+}
+
+impl Subject {
+    fn processes(&self, sessions: &HashMap<Pid, Vec<Pid>>) -> Vec<Pid> {
+        if let Some(cgroup) = &self.cgroup {
+            let text = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            return text.lines().filter_map(|line| line.parse().ok()).filter_map(Pid::from_raw).collect();
+        }
+        let mut pids = sessions.get(&self.leader).cloned().unwrap_or_default();
+        if !pids.contains(&self.main) {
+            pids.push(self.main);
+        }
+        pids
+    }
+}
+
+fn sessions() -> HashMap<Pid, Vec<Pid>> {
+    let mut sessions: HashMap<Pid, Vec<Pid>> = HashMap::new();
+    for pid in proc::all().unwrap_or_default() {
+        if let Ok(session) = proc::session(pid) {
+            sessions.entry(session).or_default().push(pid);
+        }
+    }
+    sessions
+}
+
+/// The inodes of every established connection to these listeners; `None` where the kernel does not tell.
+fn connections(sockets: &[Arc<Socket>]) -> Option<HashSet<u64>> {
+    let mut ports = Vec::new();
+    let mut names: Vec<UnixName> = Vec::new();
+    for socket in sockets {
+        match &socket.bound.endpoint {
+            Endpoint::Tcp(address) => ports.push(address.port()),
+            Endpoint::Unix { name, .. } => names.push(name.clone()),
+            Endpoint::Udp(_) | Endpoint::Vsock { .. } => {}
+        }
+    }
+    let mut inodes = HashSet::new();
+    if !ports.is_empty() {
+        inodes.extend(diag::established(&ports).ok()?);
+    }
+    if !names.is_empty() {
+        inodes.extend(diag::unix_established(&names).ok()?);
+    }
+    Some(inodes)
+}

@@ -1,0 +1,116 @@
+//! What each step is called, and the sentence that a person reads about it: in the log, in the progress of a reload,
+//! in the control API. One place, so that they agree.
+
+use crate::core::event::spoken;
+use crate::core::{Generation, Reason, Step, Verdict};
+use crate::exit::Exit;
+
+/// The name of a step in the control API.
+pub(super) fn name(step: &Step) -> &'static str {
+    match step {
+        Step::Pinning => "pinning",
+        Step::Starting { .. } => "starting",
+        Step::Spawned { .. } => "spawned",
+        Step::Ready { .. } => "ready",
+        Step::Soaking { .. } => "soaking",
+        Step::Serving { .. } => "serving",
+        Step::Draining { .. } => "draining",
+        Step::Stopping { .. } => "stopping",
+        Step::Aborting { .. } => "aborting",
+        Step::Exited { .. } => "exited",
+        Step::Overdue { .. } => "overdue",
+        Step::Undead { .. } => "undead",
+        Step::Retrying { .. } => "retrying",
+        Step::GaveUp { .. } => "gave-up",
+        Step::Drained { .. } => "drained",
+        Step::Stopped => "stopped",
+    }
+}
+
+/// The generation that a step is about.
+pub(super) fn generation(step: &Step) -> Option<Generation> {
+    match step {
+        Step::Pinning | Step::Stopped => None,
+        Step::Starting { generation }
+        | Step::Soaking { generation, .. }
+        | Step::Serving { generation }
+        | Step::Draining { generation, .. }
+        | Step::Retrying { generation, .. }
+        | Step::GaveUp { generation, .. }
+        | Step::Drained { generation } => Some(*generation),
+        Step::Spawned { instance }
+        | Step::Ready { instance, .. }
+        | Step::Stopping { instance }
+        | Step::Aborting { instance, .. }
+        | Step::Exited { instance, .. }
+        | Step::Overdue { instance }
+        | Step::Undead { instance } => Some(instance.generation),
+    }
+}
+
+/// The sentence. Which generation it is about is said beside it.
+pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
+    let process = || pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"));
+    match step {
+        Step::Pinning => "resolving the release".into(),
+        Step::Starting { .. } => "starting".into(),
+        Step::Spawned { .. } => format!("spawned as {}, waiting for it to be ready", process()),
+        Step::Ready { after, .. } => format!("ready after {}", spoken(*after)),
+        Step::Soaking { span, .. } => format!("soaking for {}", spoken(*span)),
+        Step::Serving { .. } => "serving".into(),
+        Step::Draining { timeout, .. } => format!("draining, {} at most", spoken(*timeout)),
+        Step::Stopping { .. } => format!("{} says that it is stopping", process()),
+        Step::Aborting { reason, .. } => format!("{reason}: {} is sent the watchdog's signal", process()),
+        Step::Exited { exit, .. } => format!("ended: {exit}"),
+        Step::Overdue { .. } => format!("{} outlived its deadline: SIGKILL", process()),
+        Step::Undead { .. } => format!("{} survives SIGKILL (stuck in the kernel?), trying again", process()),
+        Step::Retrying { delay, failures, reason, .. } => {
+            format!("{reason}; starting it again in {} (failure {failures} in a row)", spoken(*delay))
+        }
+        Step::GaveUp { failures, reason, .. } => {
+            format!("{reason}; given up after {failures} failures in a row: listeners stay bound, nothing answers")
+        }
+        Step::Drained { .. } => "gone".into(),
+        Step::Stopped => "stopped".into(),
+    }
+}
+
+/// The exit code that says what a verdict says.
+pub(super) fn exit_code(verdict: Verdict, reason: Option<&Reason>) -> Exit {
+    match (verdict, reason) {
+        (Verdict::Upgraded, _) => Exit::Done,
+        (Verdict::Refused, Some(Reason::Config(_))) => Exit::Usage,
+        (Verdict::Refused, _) => Exit::Refused,
+        (Verdict::Failed | Verdict::RolledBack | Verdict::Aborted, _) => Exit::Failed,
+    }
+}
+
+/// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along.
+pub(super) fn reason(reason: &Reason, status: Option<&str>) -> String {
+    match (reason, status) {
+        (Reason::NeverReady(_), Some(status)) => format!("{reason}; its last status: {status}"),
+        _ => reason.to_string(),
+    }
+}
+
+/// What would mend it.
+pub(super) fn hint(reason: &Reason) -> Option<String> {
+    Some(match reason {
+        Reason::NeverReady(_) => {
+            "does it send READY=1 to $NOTIFY_SOCKET? otherwise choose another proof with ready.by (--ready), or give it \
+             longer with ready.timeout (--ready-timeout)"
+                .into()
+        }
+        Reason::WatchdogMissed(_) => {
+            "while it is well it must send WATCHDOG=1 to $NOTIFY_SOCKET within $WATCHDOG_USEC microseconds, better twice; \
+             give it longer with watchdog.timeout (--watchdog-timeout)"
+                .into()
+        }
+        Reason::TooManyDraining { .. } => {
+            "wait for one to end (`zdsup status` shows how long, and its process, to be killed at need), or raise \
+             upgrade.max-draining and reload"
+                .into()
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,307 @@
+//! Writing down what a successor needs, before it can be needed.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use super::document::{
+    Document, ListenerEntry, Name, Owner, PendingEntry, ProcessEntry, ProgramEntry, ReleaseEntry, ServiceEntry,
+    SocketEntry, StoredEntry, VERSION,
+};
+use super::memory::Memory;
+use super::store::FdStore;
+use crate::core::{InstanceId, Reason, Time};
+use crate::supervisor::listeners::{Listener, Origin};
+use crate::supervisor::process::Process;
+use crate::supervisor::release::{Held, Release};
+use crate::supervisor::store::Stored;
+use crate::supervisor::{Pending, Supervisor};
+use crate::sys::Pid;
+
+/// How long until a store that did not listen is tried again.
+const STORE_AGAIN: Duration = Duration::from_millis(20);
+/// The same for one that is not there.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Descriptors that one more generation keeps, at most, without new listeners.
+const PER_UPGRADE: usize = 16;
+/// How long a process waits for it before it becomes its program all the same.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How much of it is kept between two documents.
+const TEXT_KEPT: usize = 64 * 1024;
+
+/// What is kept for a successor, and where.
+#[derive(Debug)]
+pub(crate) struct Survival {
+    pub(crate) owner: Owner,
+    /// `None` where there can be no successor but by `reexec`.
+    pub(crate) store: Option<FdStore>,
+    pub(crate) memory: Memory,
+    /// The memory that the document is made in.
+    text: Vec<u8>,
+    /// The machine has changed since it was written down.
+    pub(crate) stale: bool,
+    /// The memory could not be written: said once.
+    failed: bool,
+    /// When the store is tried again.
+    pub(crate) again_at: Option<Time>,
+    /// Processes that are not to become their program before their pidfds are in the store, and since when.
+    held_back: Vec<(InstanceId, Time)>,
+}
+
+impl Survival {
+    pub(crate) fn new(owner: Owner, memory: Memory, store: Option<FdStore>) -> Self {
+        Self {
+            owner,
+            store,
+            memory,
+            text: Vec::new(),
+            stale: true,
+            failed: false,
+            again_at: None,
+            held_back: Vec::new(),
+        }
+    }
+
+    /// Another descriptor has this name now.
+    pub(crate) fn outdate(&mut self, name: Name) {
+        self.stale = true;
+        if let Some(store) = &mut self.store {
+            store.outdate(name);
+        }
+    }
+
+    /// Whether the store has everything, where there is somebody who keeps it.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.again_at.is_none() || self.store.as_ref().is_none_or(FdStore::is_unreachable)
+    }
+
+    /// Everything has ended: there is nothing to go on with.
+    pub(crate) fn clear(&mut self) {
+        if let Some(store) = &mut self.store {
+            // Whatever stays is of processes that are gone, and goes with the unit.
+            let _ = store.drop_others(&BTreeSet::new());
+        }
+    }
+
+    /// Why no upgrade can begin: what it would hold does not fit into the store, which would drop it without a word.
+    pub(crate) fn is_full(&self) -> Option<Reason> {
+        let (limit, used) = self.store.as_ref()?.room();
+        (used + PER_UPGRADE > limit).then(|| {
+            Reason::Resources(format!(
+                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {PER_UPGRADE} more: \
+                 wait for old generations to end, or raise FileDescriptorStoreMax= and FDSTORE="
+            ))
+        })
+    }
+
+    /// Whether a process may become its program: a successor would find it. Otherwise it is held back.
+    pub(crate) fn admits(&mut self, instance: InstanceId, now: Time) -> bool {
+        if self.again_at.is_some() {
+            self.held_back.push((instance, now));
+        }
+        self.again_at.is_none()
+    }
+
+    /// Those that need not wait any longer: a store that does not listen is no reason not to serve.
+    fn released(&mut self, complete: bool, now: Time) -> Vec<InstanceId> {
+        let due = |since: Time| complete || since.after(PATIENCE) <= now;
+        if !complete && self.held_back.iter().any(|(_, since)| due(*since)) {
+            tracing::warn!("the fd store does not listen: should the supervisor die now, a process may be lost");
+        }
+        let (go, wait) = std::mem::take(&mut self.held_back).into_iter().partition(|(_, since)| due(*since));
+        self.held_back = wait;
+        let go: Vec<(InstanceId, Time)> = go;
+        go.into_iter().map(|(instance, _)| instance).collect()
+    }
+}
+
+impl Supervisor {
+    /// Writes down how things stand, if somebody could need it and something has changed. Comes before each action.
+    pub(in crate::supervisor) fn record(&mut self) {
+        if self.survival.stale && self.survival.store.is_some() {
+            self.survival.stale = false;
+            self.write_down();
+        }
+    }
+
+    /// Everything that is held by descriptor goes into the store before the document names it, and leaves it after.
+    fn write_down(&mut self) {
+        let mut store = self.survival.store.take();
+        let held = self.holdings();
+        let mut complete = store.as_mut().is_none_or(|store| store.put(&held));
+        let names = held.iter().map(|(name, _)| *name).collect();
+        drop(held);
+        let written = self.write(BTreeMap::new());
+        if complete {
+            complete = store.as_mut().is_none_or(|store| store.drop_others(&names));
+        }
+        if let Err(error) = &written
+            && !std::mem::replace(&mut self.survival.failed, true)
+        {
+            tracing::error!("the state cannot be written down, so a successor would find an old one: {error}");
+        }
+        self.survival.failed = written.is_err();
+        let again = if store.as_ref().is_some_and(FdStore::is_unreachable) { LOOK_AGAIN } else { STORE_AGAIN };
+        self.survival.store = store;
+        let now = self.now();
+        self.survival.again_at = (!complete).then(|| now.after(again));
+        for instance in self.survival.released(complete, now) {
+            self.go(instance);
+        }
+    }
+
+    /// Writes the document. `handed`: see there.
+    pub(in crate::supervisor) fn write(&mut self, handed: BTreeMap<Name, i32>) -> io::Result<()> {
+        let mut text = std::mem::take(&mut self.survival.text);
+        text.clear();
+        serde_json::to_writer(&mut text, &self.document(handed))?;
+        let written = self.survival.memory.write(&text);
+        text.shrink_to(TEXT_KEPT);
+        self.survival.text = text;
+        written
+    }
+
+    /// Writes the document elsewhere.
+    pub(in crate::supervisor) fn write_to(&self, memory: &mut Memory, handed: BTreeMap<Name, i32>) -> io::Result<()> {
+        memory.write(&serde_json::to_vec(&self.document(handed))?)
+    }
+
+    /// Every descriptor that a successor needs, each under its own name.
+    pub(in crate::supervisor) fn holdings(&self) -> Vec<(Name, BorrowedFd<'_>)> {
+        let mut held = vec![
+            (Name::State, self.survival.memory.as_fd()),
+            (Name::Control, self.control.socket.as_fd()),
+            (Name::Lock, self.runtime_directory.lock()),
+        ];
+        let executables = self.releases.values().flat_map(|release| release.executables());
+        held.extend(executables.map(|held| (Name::Program(held.token), held.program.held.as_fd())));
+        held.extend(self.watched.values().map(|socket| (Name::Socket(socket.token), socket.bound.fd.as_fd())));
+        for process in self.processes.values() {
+            process.holdings(&mut held);
+        }
+        for (id, service) in &self.services {
+            held.extend(service.store.iter().map(|stored| (Name::Stored(*id, stored.id), stored.fd.as_fd())));
+        }
+        held.sort_unstable_by_key(|(name, _)| *name);
+        held.dedup_by_key(|(name, _)| *name);
+        held
+    }
+
+    /// A process of a predecessor that is not known to have become its program is not known to a successor either.
+    fn entry<'a>(&self, process: &'a Process) -> ProcessEntry<'a> {
+        let mut entry = process.entry();
+        entry.launched &= !self.unsettled.contains(&process.id);
+        entry
+    }
+
+    /// All that a successor needs to know.
+    fn document(&self, handed: BTreeMap<Name, i32>) -> Document<'_> {
+        Document {
+            version: VERSION,
+            owner: self.survival.owner.clone(),
+            pid: Pid::own(),
+            started: self.started,
+            incarnation: self.incarnation,
+            nofile: self.surroundings.nofile,
+            runtime_directory: self.runtime_directory.path().to_owned(),
+            runtime_directory_is_ours: self.runtime_directory.is_ours(),
+            core: Cow::Borrowed(&self.core),
+            services: self
+                .services
+                .iter()
+                .map(|(id, service)| ServiceEntry {
+                    id: *id,
+                    name: service.name.as_str().into(),
+                    listeners: service.listeners.iter().map(ListenerEntry::of).collect(),
+                    owes_restart: service.owes_restart,
+                    last_output: service.last_output.as_ref().map(|(id, output)| (*id, Cow::Borrowed(output))),
+                    stored: service.store.iter().map(StoredEntry::of).collect(),
+                    next_stored: service.store.next(),
+                })
+                .collect(),
+            sockets: self
+                .watched
+                .values()
+                .map(|socket| SocketEntry {
+                    token: socket.token,
+                    asked: Cow::Borrowed(&socket.asked),
+                    inherited: socket.origin == Origin::Inherited,
+                })
+                .collect(),
+            releases: self
+                .releases
+                .iter()
+                .filter_map(|(id, release)| Some((*id, Cow::Borrowed(release.written()?))))
+                .collect(),
+            next_release: self.next_release,
+            pending: self.pending.iter().map(|(id, pending)| (*id, PendingEntry::of(pending))).collect(),
+            processes: self.processes.values().map(|process| self.entry(process)).collect(),
+            access: self.access.borrow().clone(),
+            ledger: self.ledger.written(),
+            stopping: self.stopping,
+            handed,
+        }
+    }
+}
+
+impl<'a> ListenerEntry<'a> {
+    fn of(listener: &'a Listener) -> Self {
+        Self { name: listener.name.as_str().into(), socket: listener.socket.token }
+    }
+}
+
+impl<'a> StoredEntry<'a> {
+    pub(in crate::supervisor) fn of(stored: &'a Stored) -> Self {
+        Self {
+            id: stored.id,
+            name: stored.name.as_str().into(),
+            poll: stored.poll,
+            staged_by: stored.staged_by,
+            removed_by: stored.removed_by.as_slice().into(),
+        }
+    }
+}
+
+impl<'a> PendingEntry<'a> {
+    fn of(pending: &'a Pending) -> Self {
+        let changes = pending.changes.iter();
+        Self {
+            release: pending.release,
+            access: pending.access.as_ref().map(Cow::Borrowed),
+            changes: changes
+                .map(|change| (ListenerEntry::of(&change.listener), Cow::Borrowed(&change.options)))
+                .collect(),
+        }
+    }
+}
+
+impl<'a> ReleaseEntry<'a> {
+    pub(crate) fn of(release: &'a Release) -> Self {
+        Self {
+            service: Cow::Borrowed(&release.service),
+            program: ProgramEntry::of(&release.program),
+            probe: release.probe.as_deref().map(ProgramEntry::of),
+            argv: release.argv.clone(),
+            environment: release.environment.clone(),
+            directory: release.directory.clone(),
+            identity: release.identity.as_ref().map(Cow::Borrowed),
+            listeners: release.listeners.iter().map(ListenerEntry::of).collect(),
+        }
+    }
+}
+
+impl ProgramEntry {
+    fn of(held: &Held) -> Self {
+        let program = &held.program;
+        Self {
+            token: held.token,
+            path: program.path.clone(),
+            real: program.real.clone(),
+            identity: program.identity,
+            interpreter: program.interpreter.clone(),
+        }
+    }
+}

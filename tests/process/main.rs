@@ -1,0 +1,24 @@
+//! Real supervisors, real services, real sockets. One module a theme; each test is named after what it shows.
+//!
+//! What a test starts ends with it. A test that cannot run here says `SKIPPED: why`; with `CI=true` and
+//! `ZDSUP_TEST_REQUIRE` set that is a failure.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod basics;
+mod deaths;
+mod drain;
+mod examples;
+mod failures;
+mod hostile;
+mod input;
+mod keeper;
+mod leftovers;
+mod listeners;
+mod readiness;
+mod reexec;
+mod reuse;
+mod store;
+mod upgrades;
+mod watchdog;

@@ -1,0 +1,166 @@
+//! The supervisor replaces its own program: same process, nothing dropped, at any moment.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use zdsup::control::types::{GenerationState, Verdict};
+
+use crate::support::process::settled_holdings;
+use crate::support::supervisor::command;
+use crate::support::{Load, Place, SOON, Supervisor, Zdsup, hazard};
+
+impl Zdsup {
+    /// `zdsup reexec`, which must succeed.
+    #[track_caller]
+    fn reexec(&self) {
+        let done = self.supervisor.run(&["reexec"]);
+        assert!(done.status.success(), "{done:?}");
+    }
+}
+
+#[test]
+fn reexec_goes_on_with_everything() {
+    let z = Zdsup::serving(&["serve"]);
+    let before = z.status();
+    let load = Load::start(&z.target());
+    let held = settled_holdings(z.supervisor.pid(), &z.supervisor.runtime, None);
+    for incarnation in 2..=4 {
+        z.reexec();
+        let status = z.status();
+        assert_eq!(status.supervisor.incarnation, incarnation);
+        assert_eq!(status.supervisor.pid, before.supervisor.pid);
+        assert_eq!(
+            status.services[0].generations[0].instances[0].pid,
+            before.services[0].generations[0].instances[0].pid
+        );
+    }
+    let after = settled_holdings(z.supervisor.pid(), &z.supervisor.runtime, Some(&held));
+    assert_eq!(after, held, "each leaves something behind");
+    // Children are still children, and requests are still taken.
+    z.upgrade().is(Verdict::Upgraded);
+    z.settled(2);
+    load.unharmed();
+    z.end();
+}
+
+#[test]
+fn reexec_during_an_upgrade_carries_it_to_its_verdict_and_who_waits_is_told() {
+    let mut z = Zdsup::serving(&["serve"]);
+    let load = Load::start(&z.target());
+    let gate = z.place.join("gate");
+    z.release(&["serve", "--gate", &gate.display().to_string()]);
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| z.upgrade());
+        z.wait_for("the candidate", |status| {
+            status.services[0]
+                .generations
+                .iter()
+                .any(|one| one.generation == 2 && one.state == GenerationState::Starting)
+        });
+        z.reexec();
+        z.reexec();
+        std::fs::write(&gate, "").expect("a file");
+        let reload = reload.join().expect("it does not panic").is(Verdict::Upgraded);
+        assert!(reload.events.iter().any(|event| event.event == "reexec"), "it was not told: {:?}", reload.events);
+    });
+    z.settled(2);
+    load.unharmed();
+    z.end();
+}
+
+#[test]
+fn sigusr2_is_reexec() {
+    let z = Zdsup::serving(&["serve"]);
+    z.supervisor.signal(Signal::SIGUSR2);
+    z.wait_for("a successor", |status| status.supervisor.incarnation == 2);
+    z.upgrade().is(Verdict::Upgraded);
+    z.end();
+}
+
+#[test]
+fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
+    let z = Zdsup::serving(&["serve"]);
+    let load = Load::start(&z.target());
+    let script = |name: &str, text: &str| {
+        let path = z.place.join(name);
+        std::fs::write(&path, text).expect("a file");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        path.display().to_string()
+    };
+    let cases = [
+        ("/bin/true".to_owned(), "it is no zdsup that could go on with the state"),
+        ("/nowhere/zdsup".to_owned(), "no such file or directory"),
+        ("/etc/passwd".to_owned(), "permission denied"),
+        (
+            script("old", "#!/bin/sh\necho 'it is of version 7, and this zdsup knows versions up to 1' >&2; exit 1\n"),
+            "version 7",
+        ),
+        (script("dies", "#!/bin/sh\nkill -SEGV $$\n"), "SIGSEGV"),
+    ];
+    for (binary, reason) in cases {
+        let refused = z.supervisor.run(&["reexec", "--binary", &binary]);
+        assert_eq!(refused.status.code(), Some(5), "{binary}: {refused:?}");
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(reason) && said.contains("nothing has changed"), "{binary}: {said}");
+    }
+    let status = z.status();
+    assert_eq!((status.supervisor.incarnation, status.services[0].serving), (1, Some(1)));
+    z.reexec();
+    z.upgrade().is(Verdict::Upgraded);
+    z.settled(2);
+    load.unharmed();
+    z.end();
+}
+
+#[test]
+fn the_directory_that_it_was_started_in_may_be_gone() {
+    let place = Place::new();
+    let home = place.join("home");
+    std::fs::create_dir(&home).expect("a directory");
+    let log = std::fs::File::create(place.join("log")).expect("a log can be made");
+    let child = command(&place.join("run"))
+        .args(["run", "--name", "web", "--listen", &format!("http={}:8080", place.address()), "--"])
+        .args([hazard().as_os_str(), "serve".as_ref()])
+        .current_dir(&home)
+        .stdin(std::process::Stdio::null())
+        .stdout(log.try_clone().expect("a descriptor"))
+        .stderr(log)
+        .spawn()
+        .expect("zdsup can be started");
+    let mut supervisor = Supervisor::adopt(child, &place);
+    supervisor.wait_for_log("upgraded");
+    std::fs::remove_dir(&home).expect("nothing is in it");
+    let done = supervisor.run(&["reexec"]);
+    assert!(done.status.success(), "{done:?}\n{}", supervisor.log());
+    supervisor
+        .wait_for("a successor", |status| status.supervisor.incarnation == 2 && status.services[0].serving == Some(1));
+    assert_eq!(supervisor.end().code(), Some(0));
+    supervisor.nothing_left();
+}
+
+#[test]
+fn a_stop_at_the_last_moment_is_not_lost() {
+    for _ in 0..5 {
+        let mut z = Zdsup::serving(&["serve"]);
+        z.supervisor.signal(Signal::SIGUSR2);
+        let deadline = Instant::now() + SOON;
+        while !z.supervisor.log().contains("replaces itself") {
+            assert!(Instant::now() < deadline, "{}", z.supervisor.log());
+        }
+        z.supervisor.signal(Signal::SIGTERM);
+        let ended = z.supervisor.wait(Duration::from_secs(20));
+        assert!(ended.success(), "{ended:?}");
+    }
+}
+
+#[test]
+fn signals_that_come_during_reexec_are_not_lost() {
+    let mut z = Zdsup::serving(&["serve"]);
+    for _ in 0..20 {
+        z.supervisor.signal(Signal::SIGUSR2);
+    }
+    z.supervisor.signal(Signal::SIGTERM);
+    let ended = z.supervisor.wait(Duration::from_secs(20));
+    assert!(ended.success(), "{ended:?}");
+}
