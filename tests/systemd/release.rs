@@ -1,7 +1,6 @@
 //! What the tests run under zdsup, and the load on it.
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use zdsup::load::{Load, Plan, Report, Running, Target};
@@ -10,6 +9,9 @@ use crate::machine::{Machine, Output};
 
 /// Where the service of the tests listens; the machine has a network of its own.
 pub(crate) const ADDRESS: &str = "127.0.0.1:8080";
+
+/// The program of the service of the tests, where no sandbox hides it, wherever the sources are.
+const PROGRAM: &str = "/usr/lib/zdsup-tests/service.py";
 
 /// The unit of the service of the tests.
 pub(crate) const UNIT: &str = "zdsup@web.service";
@@ -26,8 +28,7 @@ pub(crate) struct Config {
 impl Config {
     /// The service of the tests (`service.py`) in one of its modes.
     pub(crate) fn mode(mode: &str) -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd/service.py");
-        Self::command(&["/usr/bin/python3", "-IS", &script.display().to_string(), mode])
+        Self::command(&["/usr/bin/python3", "-IS", PROGRAM, mode])
     }
 
     /// Some other program.
@@ -60,6 +61,7 @@ impl Config {
 
     /// Puts it in place.
     pub(crate) fn install(&self, machine: &Machine) {
+        machine.write(PROGRAM, include_str!("service.py"));
         machine.write("/etc/zdsup/web.toml", &self.text());
     }
 
