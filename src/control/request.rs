@@ -18,7 +18,10 @@ pub fn parse_upgrade_request(body: &[u8]) -> Result<UpgradeRequest, Problem> {
     let request: UpgradeRequest = parse(body, HINT)?;
     match request.kind {
         Kind::Reload | Kind::Restart => Ok(request),
-        Kind::Start => Err(problem("the body asks for kind `start`, expected `reload` or `restart`", HINT)),
+        Kind::Start | Kind::Rollback => {
+            let error = format!("the body asks for kind `{}`, expected `reload` or `restart`", request.kind);
+            Err(problem(error, HINT))
+        }
     }
 }
 

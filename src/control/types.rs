@@ -135,12 +135,20 @@ pub enum GenerationState {
     Starting,
     /// A candidate, ready, that must stay up for a while.
     Soaking,
+    /// A candidate that takes over a few instances at a time.
+    Rolling,
+    /// A candidate that has a share of new connections.
+    Canary,
     /// New connections go to it.
     Serving,
     /// It should serve, and waits to be started again.
     BackingOff,
     /// It should serve, and was given up.
     Failed,
+    /// It served, has no part in the traffic any more, and is kept alive to go back to.
+    Standby,
+    /// A candidate that was given up after it had taken a part over, and serves until what it replaced is back.
+    Retreating,
     /// It served, and finishes its connections.
     Draining,
     /// A candidate that was given up, being ended.
@@ -180,6 +188,8 @@ pub enum InstanceState {
     Preparing,
     /// It runs and is not ready.
     Starting,
+    /// It says that it is ready, and its health checks have not passed yet.
+    Proving,
     /// It is ready.
     Ready,
     /// It was told to stop, or says that it is stopping.
@@ -252,7 +262,8 @@ pub struct UpgradeStatus {
     pub kind: Kind,
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     pub requested_by: Vec<u32>,
-    /// `queued`, `pinning`, `starting`, `spawned`, `ready`, `soaking`, `serving`, `draining`, or `done`.
+    /// `queued`, `pinning`, `starting`, `spawned`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`,
+    /// `serving`, `standby`, `draining`, `returning`, or `done`.
     pub step: String,
     /// The candidate.
     pub generation: Option<u64>,
@@ -302,8 +313,8 @@ pub struct UpgradeEvent {
     pub upgrade: u64,
     /// The service.
     pub service: String,
-    /// What kind: `queued`, `pinning`, `starting`, `spawned`, `status`, `ready`, `soaking`, `serving`, `draining`,
-    /// `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `drained`.
+    /// What kind: `queued`, `pinning`, `hook`, `starting`, `spawned`, `status`, `ready`, `soaking`, `switching-back`,
+    /// `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,

@@ -31,6 +31,24 @@ pub enum Event {
     Told(InstanceId),
     /// New connections go where [`Action::SetWeights`] said.
     WeightsSet(ServiceId),
+    /// A hook has ended (completes [`Action::RunHook`]).
+    HookDone {
+        /// The service.
+        service: ServiceId,
+        /// The generation it was run for.
+        generation: Generation,
+        /// Which.
+        hook: Hook,
+        /// Why it failed, if it did.
+        result: Result<(), String>,
+    },
+    /// Requests that were sent through the public listener say that this candidate is not to be gone on with.
+    Condemned {
+        /// The upgrade.
+        upgrade: UpgradeId,
+        /// What they say.
+        reason: String,
+    },
     /// Something about one process.
     Instance(InstanceId, InstanceEvent),
     /// A deadline that [`super::Core::poll_timeout`] named may have passed.
@@ -50,6 +68,10 @@ pub enum InstanceEvent {
     LaunchFailed(String),
     /// It proved that it is ready.
     Ready,
+    /// Its health checks pass.
+    Healthy,
+    /// Its health checks fail; the text says what the last one came to.
+    Unhealthy(String),
     /// It says that it is stopping.
     Stopping,
     /// It asks that the deadline it runs under be at least this far ahead.
@@ -138,7 +160,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
 pub enum Action {
-    /// Read the config (for [`Kind::Restart`]: do not), resolve the release, bind new listeners.
+    /// Read the config (where there is a release to run again: do not), resolve the release, bind new listeners.
     Pin {
         /// The service to be upgraded.
         service: ServiceId,
@@ -146,7 +168,7 @@ pub enum Action {
         upgrade: UpgradeId,
         /// What is asked for.
         kind: Kind,
-        /// The release to run again, for [`Kind::Restart`].
+        /// The release to run again, for [`Kind::Restart`] and [`Kind::Rollback`].
         again: Option<ReleaseId>,
     },
     /// Make a process for this instance, up to the point where it waits for `go`.
@@ -158,14 +180,28 @@ pub enum Action {
     },
     /// Let the prepared process run its program.
     Launch(InstanceId),
-    /// Divide new connections between these generations, in percent. Nothing to do when traffic is shared.
+    /// Divide new connections between these generations, in percent, and inside each among the instances that
+    /// [`super::service::Service::routes`] names. Nothing to do when traffic is shared.
     SetWeights {
         /// The service.
         service: ServiceId,
         /// The generations that exist, oldest first.
         weights: Vec<(Generation, u32)>,
     },
-    /// Send the stop signal to the main process.
+    /// Run the commands of a hook. The first two are answered by [`Event::HookDone`]; nobody waits for the others.
+    RunHook {
+        /// The service.
+        service: ServiceId,
+        /// The generation that it is run for.
+        generation: Generation,
+        /// The release whose hook it is.
+        release: ReleaseId,
+        /// Which.
+        hook: Hook,
+        /// Why the upgrade failed, where it did.
+        reason: Option<Reason>,
+    },
+    /// No new connections go to it any more: take what waits for it alone, then send the stop signal to the main process.
     Stop(InstanceId),
     /// Send the watchdog's signal to the main process. Answered by its exit.
     Abort(InstanceId),
@@ -215,6 +251,8 @@ pub enum Kind {
     Reload,
     /// The release that is pinned already.
     Restart,
+    /// A release that served before.
+    Rollback,
 }
 
 impl fmt::Display for Kind {
@@ -223,6 +261,44 @@ impl fmt::Display for Kind {
             Self::Start => "start",
             Self::Reload => "reload",
             Self::Restart => "restart",
+            Self::Rollback => "rollback",
+        })
+    }
+}
+
+/// A moment of an upgrade at which commands may be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Hook {
+    /// The release is resolved, nothing is started. A failure fails the upgrade.
+    BeforeStart,
+    /// The candidate is ready and has no part in the traffic yet. A failure fails the upgrade.
+    AfterReady,
+    /// The verdict has fallen: upgraded.
+    AfterSwitch,
+    /// No process of an old generation is left.
+    AfterDrain,
+    /// The verdict has fallen: failed or aborted.
+    OnFailure,
+    /// The verdict has fallen: rolled back.
+    OnRollback,
+}
+
+impl Hook {
+    /// All of them, in the order of an upgrade.
+    pub const ALL: [Self; 6] =
+        [Self::BeforeStart, Self::AfterReady, Self::AfterSwitch, Self::AfterDrain, Self::OnFailure, Self::OnRollback];
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::BeforeStart => "before-start",
+            Self::AfterReady => "after-ready",
+            Self::AfterSwitch => "after-switch",
+            Self::AfterDrain => "after-drain",
+            Self::OnFailure => "on-failure",
+            Self::OnRollback => "on-rollback",
         })
     }
 }
@@ -277,6 +353,23 @@ pub enum Reason {
     ExitedBeforeReady(Exit),
     /// It was not ready in time.
     NeverReady(Duration),
+    /// It said that it was ready, and its health checks did not pass in time.
+    NeverHealthy(Duration),
+    /// It was ready, and its health checks failed; the text says what the last one came to.
+    Unhealthy(String),
+    /// A hook failed.
+    Hook {
+        /// Which.
+        hook: Hook,
+        /// How.
+        error: String,
+    },
+    /// What clients were answered while it had a part in the traffic was not good enough.
+    Condemned(String),
+    /// A canary step waited for so long, and nobody promoted it.
+    NeverPromoted(Duration),
+    /// The old generation had to be gone first, and lives on in spite of SIGKILL.
+    OldLives,
     /// It said that it was stopping before it was ready.
     StoppingBeforeReady,
     /// It was ready, and ended during the soak.
@@ -304,6 +397,8 @@ pub enum Reason {
     Stopping,
     /// There is no pinned release to restart.
     NothingPinned,
+    /// There is no release to go back to.
+    NothingKept,
     /// The supervisor died again and again as it took the upgrade over.
     Poisoned {
         /// How often in a row.
@@ -332,6 +427,14 @@ impl fmt::Display for Reason {
             Self::LaunchTimeout(span) => write!(f, "the program was not executed in {}", spoken(*span)),
             Self::ExitedBeforeReady(exit) => write!(f, "ended before it was ready: {exit}"),
             Self::NeverReady(span) => write!(f, "never ready in {}", spoken(*span)),
+            Self::NeverHealthy(span) => {
+                write!(f, "said that it was ready, and its health checks did not pass in {}", spoken(*span))
+            }
+            Self::Unhealthy(text) => write!(f, "its health checks failed: {text}"),
+            Self::Hook { hook, error } => write!(f, "the {hook} hook failed: {error}"),
+            Self::Condemned(text) => f.write_str(text),
+            Self::NeverPromoted(span) => write!(f, "nobody promoted it in {}", spoken(*span)),
+            Self::OldLives => f.write_str("the old generation survives SIGKILL (stuck in the kernel?)"),
             Self::StoppingBeforeReady => f.write_str("said STOPPING=1 before it was ready"),
             Self::ExitedInSoak(exit) => write!(f, "ended during its soak: {exit}"),
             Self::StoppingInSoak => f.write_str("said STOPPING=1 during its soak"),
@@ -347,6 +450,7 @@ impl fmt::Display for Reason {
             Self::AbortedByOperator => f.write_str("aborted by an operator"),
             Self::Stopping => f.write_str("the service is being stopped"),
             Self::NothingPinned => f.write_str("there is no release to restart: the service has never started"),
+            Self::NothingKept => f.write_str("there is no release to go back to"),
             Self::Poisoned { deaths } => write!(f, "the supervisor died {deaths} times in a row as it went on with it"),
         }
     }
@@ -365,11 +469,30 @@ pub enum Refusal {
     TooLate,
     /// The first start cannot be aborted, only stopped.
     FirstStart,
+    /// The old generation is already on its way back.
+    Returning,
+    /// No canary step waits to be promoted.
+    NothingToPromote,
+    /// An upgrade is in flight.
+    Upgrading,
+    /// Nothing of the service runs.
+    NotRunning,
+    /// The release of that generation is not kept, or none is.
+    NotKept(Option<Generation>),
+    /// That generation serves already.
+    Serves(Generation),
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::NotKept(Some(generation)) => return write!(f, "the release of generation {generation} is not kept"),
+            Self::Serves(generation) => return write!(f, "generation {generation} serves already"),
+            Self::NotKept(None) => "there is no release to go back to: none served before this one",
+            Self::Returning => "the upgrade has failed already, and the old generation is on its way back",
+            Self::NothingToPromote => "no canary step waits to be promoted",
+            Self::Upgrading => "an upgrade is in flight",
+            Self::NotRunning => "nothing of the service runs",
             Self::UnknownService => "no such service",
             Self::Stopping => "the service is being stopped",
             Self::NothingInFlight => "no upgrade is in flight",
@@ -431,10 +554,73 @@ pub enum Step {
         /// How long.
         span: Duration,
     },
+    /// New connections go back to a generation that stands by.
+    SwitchingBack {
+        /// Which.
+        generation: Generation,
+    },
+    /// So many instances of the candidate are ready and take part.
+    Rolled {
+        /// The candidate.
+        generation: Generation,
+        /// How many.
+        ready: u32,
+        /// Of how many.
+        of: u32,
+    },
+    /// The candidate has a share of new connections.
+    Weighted {
+        /// The candidate.
+        generation: Generation,
+        /// Percent.
+        weight: u32,
+        /// For how long; `None`: until somebody promotes it.
+        hold: Option<Duration>,
+    },
     /// New connections go to this generation.
     Serving {
         /// Which.
         generation: Generation,
+    },
+    /// A generation has no part in the traffic any more, and is kept alive to go back to.
+    Standby {
+        /// Which.
+        generation: Generation,
+        /// For how long.
+        span: Duration,
+    },
+    /// The candidate was given up, and what it had replaced already is started again.
+    Returning {
+        /// The generation that comes back.
+        generation: Generation,
+        /// Why.
+        reason: Reason,
+    },
+    /// The commands of a hook are run.
+    HookBegun {
+        /// The generation it is run for.
+        generation: Generation,
+        /// Which.
+        hook: Hook,
+    },
+    /// The service has another number of instances.
+    Scaled {
+        /// The generation.
+        generation: Generation,
+        /// How many.
+        instances: u32,
+    },
+    /// The health checks of a process that serves fail.
+    Unhealthy {
+        /// Which.
+        instance: InstanceId,
+        /// What the last one came to.
+        reason: Reason,
+    },
+    /// They pass again.
+    Healthy {
+        /// Which.
+        instance: InstanceId,
     },
     /// A generation is on its way out.
     Draining {

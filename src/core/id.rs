@@ -29,7 +29,7 @@ impl Time {
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($of:ty)) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(transparent)]
         pub struct $name(pub $of);
 
@@ -56,6 +56,12 @@ number!(
 number!(
     /// What is run: the shell's record of a pinned executable, argv, environment and working directory.
     ReleaseId(u64)
+);
+
+number!(
+    /// A place in the row of sockets of a listener whose traffic is steered. An instance keeps its slot for as long as
+    /// anything of it is left; the one after it may take the slot over, with whatever waits in its queue.
+    Slot(u32)
 );
 
 /// One process of a generation. Numbers are counted within the generation and never reused.

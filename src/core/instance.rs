@@ -2,19 +2,23 @@
 //!
 //! ```text
 //!  Preparing ──Prepared──► Launching ──Launched──► Starting ──Ready──► Ready ──silent──► Aborting
-//!      │                       │                       │                 │                  │
-//!      │ stop, deadline        ├───────── stop ────────┴──────┬── stop ──┘                  │ deadline
-//!      │                       │ deadline                     ▼                             ▼
+//!      │                       │                       │                 │ ▲                │
+//!      │                       │                       └─Ready─► Proving │ └─Healthy        │
+//!      │                       │                                    │────│───┘            │
+//!      │ stop, deadline        ├───────── stop ────────────────┴──┬─ stop ─┘                │ deadline
+//!      │                       │ deadline                         ▼                         ▼
 //!      └───────────────────────┴──► Killing ◄──deadline── Stopping                       Killing
 //!                                      │                      │
 //!  any state ──Exited──────────────────┴────► Leftovers ◄─────┘ ──Emptied──► forgotten
-//!  Launching, Starting, Ready ──WATCHDOG=trigger──► Aborting
+//!  Launching, Starting, Proving, Ready ──WATCHDOG=trigger──► Aborting
 //!  Preparing, Launching, Stopping, Killing ──could not be prepared or executed──► forgotten
 //!  Preparing, Launching ──Unstarted──► Preparing
 //! ```
 //!
 //! - *Preparing*, *Launching*: the two phases of a start. Nothing is executed before it is recorded.
 //! - *Starting* is **spawned**; only *Ready* is **ready**. Whether it serves is the generation's business.
+//! - *Proving*: it says that it is ready, and its health checks have not passed yet; only where the policy has some.
+//!   One that is Ready and fails them is *failing*: no use for new connections, whatever becomes of it.
 //! - *Stopping*: the stop signal is on its way, or has been sent, and the drain deadline runs.
 //! - *Aborting*: it was silent for longer than its watchdog allows, or said WATCHDOG=trigger, and was sent the
 //!   watchdog's signal. Only a Ready one is watched, as with systemd (WatchdogSec= in systemd.service(5)): a start and
@@ -29,7 +33,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::event::{Action, Exit, InstanceEvent, Reason};
-use super::id::{InstanceId, Time};
+use super::id::{InstanceId, Slot, Time};
 use super::policy::{ABORT_TIMEOUT, EXTEND_LIMIT, KILL_TIMEOUT, LAUNCH_TIMEOUT, PREPARE_TIMEOUT, Policy, Readiness};
 use super::service::Outbox;
 
@@ -46,6 +50,12 @@ pub struct Instance {
     pub said_stopping: bool,
     /// Within what time it must say that it lives, while it is ready: by its policy, or by its own word since.
     pub watchdog: Option<Duration>,
+    /// Its place in the rows of sockets, where traffic is steered.
+    #[serde(default)]
+    pub slot: Slot,
+    /// It is ready, and its health checks fail.
+    #[serde(default)]
+    pub failing: bool,
 }
 
 /// Where a process stands.
@@ -68,6 +78,11 @@ pub enum State {
         deadline: Time,
         /// When it counts as ready by having lived so long.
         alive_at: Option<Time>,
+    },
+    /// It says that it is ready, and its health checks have not passed.
+    Proving {
+        /// Until when they must have.
+        deadline: Time,
     },
     /// It is ready.
     Ready {
@@ -114,8 +129,12 @@ pub(super) enum Change {
     Ready(Duration),
     /// It says that it is stopping.
     SaidStopping,
-    /// It was not ready in time. It still runs.
-    NeverReady(Duration),
+    /// It was not ready in time, for this reason. It still runs.
+    NeverReady(Reason),
+    /// It is ready, and its health checks fail.
+    Unhealthy(Reason),
+    /// They pass again.
+    Healthy,
     /// It was silent for too long, or says that it is broken, and is being ended.
     Broken(Reason),
     /// Its main process ended; what else is left of it has to be swept.
@@ -137,15 +156,21 @@ pub(super) enum Change {
 }
 
 impl Instance {
-    pub(super) fn new(id: InstanceId, now: Time) -> Self {
+    pub(super) fn new(id: InstanceId, slot: Slot, now: Time) -> Self {
         let state = State::Preparing { deadline: now.after(PREPARE_TIMEOUT) };
-        Self { id, state, started: now, said_stopping: false, watchdog: None }
+        Self { id, state, started: now, said_stopping: false, watchdog: None, slot, failing: false }
     }
 
     /// Whether it is ready.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         matches!(self.state, State::Ready { .. })
+    }
+
+    /// Whether new connections are well looked after with it: it is ready, and its health checks do not fail.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.is_ready() && !self.failing && !self.said_stopping
     }
 
     /// How long it has been ready, if it is.
@@ -155,6 +180,7 @@ impl Instance {
             State::Preparing { .. }
             | State::Launching { .. }
             | State::Starting { .. }
+            | State::Proving { .. }
             | State::Stopping { .. }
             | State::Aborting { .. }
             | State::Killing { .. }
@@ -190,7 +216,7 @@ impl Instance {
             // Whatever it says proves that it was launched, whichever the shell saw first.
             (S::Launching { .. }, E::Ready) => {
                 self.spawned(now, policy);
-                self.ready(now)
+                self.said_ready(now, policy)
             }
             (S::Launching { .. }, E::Stopping) => {
                 self.spawned(now, policy);
@@ -203,7 +229,7 @@ impl Instance {
                 Change::Spawned
             }
             (S::Preparing { .. } | S::Launching { .. }, E::Unstarted) => {
-                *self = Self::new(self.id, now);
+                *self = Self::new(self.id, self.slot, now);
                 Change::Unstarted
             }
             (S::Stopping { .. } | S::Killing { .. }, E::Unstarted) => {
@@ -223,17 +249,28 @@ impl Instance {
                 self.abort(now, out);
                 Change::Broken(Reason::WatchdogTriggered)
             }
-            (S::Starting { .. } | S::Ready { .. }, E::WatchdogTrigger) => {
+            (S::Starting { .. } | S::Proving { .. } | S::Ready { .. }, E::WatchdogTrigger) => {
                 self.abort(now, out);
                 Change::Broken(Reason::WatchdogTriggered)
             }
-            (S::Starting { .. }, E::Ready) => self.ready(now),
+            (S::Starting { .. }, E::Ready) => self.said_ready(now, policy),
+            (S::Proving { .. }, E::Healthy) => self.ready(now),
+            (S::Ready { .. }, E::Unhealthy(text)) if !self.failing => {
+                self.failing = true;
+                Change::Unhealthy(Reason::Unhealthy(text))
+            }
+            (S::Ready { .. }, E::Healthy) if self.failing => {
+                self.failing = false;
+                Change::Healthy
+            }
 
-            (S::Starting { .. } | S::Ready { .. } | S::Stopping { .. }, E::Stopping) if !self.said_stopping => {
+            (S::Starting { .. } | S::Proving { .. } | S::Ready { .. } | S::Stopping { .. }, E::Stopping)
+                if !self.said_stopping =>
+            {
                 self.said_stopping = true;
                 Change::SaidStopping
             }
-            (S::Starting { .. } | S::Ready { .. } | S::Stopping { .. }, E::Extend(by)) => {
+            (S::Starting { .. } | S::Proving { .. } | S::Ready { .. } | S::Stopping { .. }, E::Extend(by)) => {
                 self.extend(now, by);
                 Change::None
             }
@@ -241,7 +278,7 @@ impl Instance {
                 self.state = S::Ready { since, alive_by: self.alive_by(now) };
                 Change::None
             }
-            (S::Starting { .. } | S::Ready { .. }, E::WatchdogInterval(span)) => {
+            (S::Starting { .. } | S::Proving { .. } | S::Ready { .. }, E::WatchdogInterval(span)) => {
                 self.watch(now, span);
                 Change::None
             }
@@ -250,6 +287,7 @@ impl Instance {
                 S::Preparing { .. }
                 | S::Launching { .. }
                 | S::Starting { .. }
+                | S::Proving { .. }
                 | S::Ready { .. }
                 | S::Stopping { .. }
                 | S::Aborting { .. }
@@ -263,6 +301,7 @@ impl Instance {
                     S::Preparing { .. }
                     | S::Launching { .. }
                     | S::Starting { .. }
+                    | S::Proving { .. }
                     | S::Ready { .. }
                     | S::Aborting { .. }
                     | S::Killing { .. }
@@ -278,6 +317,8 @@ impl Instance {
                 S::Preparing { .. },
                 E::Launched
                 | E::Ready
+                | E::Healthy
+                | E::Unhealthy(_)
                 | E::Stopping
                 | E::Extend(_)
                 | E::KeepAlive
@@ -285,21 +326,33 @@ impl Instance {
                 | E::WatchdogTrigger
                 | E::Emptied,
             )
-            | (S::Launching { .. }, E::Prepared | E::Emptied)
+            | (S::Launching { .. }, E::Prepared | E::Healthy | E::Unhealthy(_) | E::Emptied)
             | (
-                S::Starting { .. } | S::Ready { .. } | S::Stopping { .. },
+                S::Starting { .. } | S::Proving { .. } | S::Ready { .. } | S::Stopping { .. },
                 E::Prepared | E::PrepareFailed(_) | E::Launched | E::Stopping | E::Emptied,
             )
-            | (S::Starting { .. } | S::Ready { .. }, E::LaunchFailed(_) | E::Unstarted)
-            | (S::Starting { .. }, E::KeepAlive)
-            | (S::Ready { .. }, E::Ready)
-            | (S::Stopping { .. }, E::Ready | E::KeepAlive | E::WatchdogInterval(_) | E::WatchdogTrigger)
+            | (S::Starting { .. } | S::Proving { .. } | S::Ready { .. }, E::LaunchFailed(_) | E::Unstarted)
+            // A check that fails before the first that passes is what is waited for.
+            | (S::Starting { .. }, E::KeepAlive | E::Healthy | E::Unhealthy(_))
+            | (S::Proving { .. }, E::Ready | E::KeepAlive | E::Unhealthy(_))
+            | (S::Ready { .. }, E::Ready | E::Healthy | E::Unhealthy(_))
+            | (
+                S::Stopping { .. },
+                E::Ready
+                | E::Healthy
+                | E::Unhealthy(_)
+                | E::KeepAlive
+                | E::WatchdogInterval(_)
+                | E::WatchdogTrigger,
+            )
             | (S::Aborting { .. }, E::PrepareFailed(_) | E::LaunchFailed(_) | E::Unstarted)
             | (
                 S::Aborting { .. } | S::Killing { .. },
                 E::Prepared
                 | E::Launched
                 | E::Ready
+                | E::Healthy
+                | E::Unhealthy(_)
                 | E::Stopping
                 | E::Extend(_)
                 | E::KeepAlive
@@ -314,6 +367,8 @@ impl Instance {
                 | E::Launched
                 | E::LaunchFailed(_)
                 | E::Ready
+                | E::Healthy
+                | E::Unhealthy(_)
                 | E::Stopping
                 | E::Extend(_)
                 | E::Unstarted
@@ -340,6 +395,7 @@ impl Instance {
             State::Preparing { .. }
             | State::Launching { .. }
             | State::Starting { .. }
+            | State::Proving { .. }
             | State::Stopping { told: true, .. } => {}
         }
     }
@@ -355,6 +411,7 @@ impl Instance {
             | State::Preparing { .. }
             | State::Launching { .. }
             | State::Starting { .. }
+            | State::Proving { .. }
             | State::Ready { .. }
             | State::Aborting { .. }
             | State::Killing { .. }
@@ -373,7 +430,7 @@ impl Instance {
     pub(super) fn stop(&mut self, now: Time, policy: &Policy, out: &mut Outbox) {
         match self.state {
             // A launching one may have executed already.
-            State::Launching { .. } | State::Starting { .. } | State::Ready { .. } => {
+            State::Launching { .. } | State::Starting { .. } | State::Proving { .. } | State::Ready { .. } => {
                 self.state = State::Stopping { told: false, deadline: now.after(policy.drain_timeout) };
                 out.push(Action::Stop(self.id));
             }
@@ -393,6 +450,7 @@ impl Instance {
             State::Preparing { .. }
             | State::Launching { .. }
             | State::Starting { .. }
+            | State::Proving { .. }
             | State::Ready { .. }
             | State::Stopping { .. }
             | State::Aborting { .. }
@@ -410,6 +468,7 @@ impl Instance {
             State::Starting { deadline, alive_at } => Some(alive_at.map_or(deadline, |at| at.min(deadline))),
             State::Preparing { deadline }
             | State::Launching { deadline }
+            | State::Proving { deadline }
             | State::Stopping { deadline, .. }
             | State::Aborting { deadline }
             | State::Killing { deadline }
@@ -419,7 +478,7 @@ impl Instance {
     }
 
     /// What follows from a deadline that has passed.
-    pub(super) fn expire(&mut self, now: Time, out: &mut Outbox) -> Change {
+    pub(super) fn expire(&mut self, now: Time, policy: &Policy, out: &mut Outbox) -> Change {
         if self.deadline().is_none_or(|deadline| deadline > now) {
             return Change::None;
         }
@@ -432,11 +491,15 @@ impl Instance {
                 self.kill(now, out);
                 Change::Stuck(Reason::LaunchTimeout(LAUNCH_TIMEOUT))
             }
-            State::Starting { alive_at: Some(at), .. } if at <= now => self.ready(now),
+            State::Starting { alive_at: Some(at), .. } if at <= now => self.said_ready(now, policy),
+            // Said once: whoever hears it ends the process.
             State::Starting { deadline, .. } => {
-                // Said once: whoever hears it ends the process.
                 self.state = State::Starting { deadline: Time(u64::MAX), alive_at: None };
-                Change::NeverReady(deadline.since(self.started))
+                Change::NeverReady(Reason::NeverReady(deadline.since(self.started)))
+            }
+            State::Proving { deadline } => {
+                self.state = State::Proving { deadline: Time(u64::MAX) };
+                Change::NeverReady(Reason::NeverHealthy(deadline.since(self.started)))
             }
             State::Ready { .. } => {
                 self.abort(now, out);
@@ -470,10 +533,31 @@ impl Instance {
     /// Moves its deadline, never nearer; that of its watchdog too, as systemd does.
     fn extend(&mut self, now: Time, by: Duration) {
         if let State::Starting { deadline, .. }
+        | State::Proving { deadline }
         | State::Stopping { deadline, .. }
         | State::Ready { alive_by: Some(deadline), .. } = &mut self.state
         {
             *deadline = now.after(by.min(EXTEND_LIMIT)).max(*deadline);
+        }
+    }
+
+    /// It says that it is ready: so it is, unless its health checks have a say.
+    fn said_ready(&mut self, now: Time, policy: &Policy) -> Change {
+        match self.state {
+            State::Starting { deadline, .. } if policy.health => {
+                // One that was heard late has missed it only after this.
+                self.state = State::Proving { deadline: deadline.max(Time(now.0.saturating_add(1))) };
+                Change::None
+            }
+            State::Starting { .. }
+            | State::Preparing { .. }
+            | State::Launching { .. }
+            | State::Proving { .. }
+            | State::Ready { .. }
+            | State::Stopping { .. }
+            | State::Aborting { .. }
+            | State::Killing { .. }
+            | State::Leftovers { .. } => self.ready(now),
         }
     }
 

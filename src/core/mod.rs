@@ -23,10 +23,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use event::{Action, Admission, Event, Exit, InstanceEvent, Kind, Outcome, Reason, Refusal, Step, Verdict};
-pub use id::{Generation, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
-pub use policy::{Backoff, FirstFailure, Policy, Readiness};
-use service::{Outbox, Purpose, Service};
+pub use event::{Action, Admission, Event, Exit, Hook, InstanceEvent, Kind, Outcome, Reason, Refusal, Step, Verdict};
+pub use id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, Time, UpgradeId};
+pub use policy::{Backoff, CanaryStep, FirstFailure, Hooks, Policy, Readiness, Strategy};
+use service::{Outbox, Purpose, Request, Service};
 
 /// The whole machine: every service of one supervisor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +69,25 @@ impl Core {
     /// # Errors
     /// When no upgrade can be taken at all.
     pub fn request(&mut self, now: Time, service: ServiceId, kind: Kind) -> Result<Admission, Refusal> {
+        self.ask(now, service, kind, None)
+    }
+
+    /// Asks for an upgrade to a release that served before: that of generation `to`, or the one before.
+    ///
+    /// # Errors
+    /// When there is no such release, or no upgrade can be taken at all.
+    pub fn rollback(&mut self, now: Time, service: ServiceId, to: Option<Generation>) -> Result<Admission, Refusal> {
+        self.services.get(&service).ok_or(Refusal::UnknownService)?.check_rollback(to)?;
+        self.ask(now, service, Kind::Rollback, to)
+    }
+
+    fn ask(&mut self, now: Time, service: ServiceId, kind: Kind, to: Option<Generation>) -> Result<Admission, Refusal> {
         if self.ending.is_some() {
             return Err(Refusal::Stopping);
         }
         let fresh = UpgradeId(self.next_upgrade);
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
-        let admission = target.request(now, kind, fresh, &mut self.out)?;
+        let admission = target.request(now, Request { id: fresh, kind, to }, &mut self.out)?;
         if admission.upgrade() == fresh {
             self.next_upgrade += 1;
         }
@@ -89,6 +102,25 @@ impl Core {
     pub fn abort(&mut self, now: Time, service: ServiceId) -> Result<UpgradeId, Refusal> {
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
         target.abort(now, &mut self.out)
+    }
+
+    /// Ends the canary step that waits: the next one begins, or all of the traffic moves, which is what comes after the
+    /// last one, and at once with `full`. Says which upgrade it was.
+    ///
+    /// # Errors
+    /// When none waits.
+    pub fn promote(&mut self, now: Time, service: ServiceId, full: bool) -> Result<UpgradeId, Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.promote(now, full, &mut self.out)
+    }
+
+    /// Gives a service so many instances, at least one, and says which generation has them.
+    ///
+    /// # Errors
+    /// While an upgrade is in flight, or nothing runs.
+    pub fn scale(&mut self, now: Time, service: ServiceId, instances: u32) -> Result<Generation, Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.scale(now, instances.max(1), &mut self.out)
     }
 
     /// Ends one service gracefully; its listeners stay bound.
@@ -140,6 +172,16 @@ impl Core {
             Event::WeightsSet(service) => {
                 if let Some(service) = self.services.get_mut(&service) {
                     service.weights_set(now, &mut self.out);
+                }
+            }
+            Event::HookDone { service, generation, hook, result } => {
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.hook_done(now, generation, hook, result, &mut self.out);
+                }
+            }
+            Event::Condemned { upgrade, reason } => {
+                for service in self.services.values_mut() {
+                    service.condemn(now, upgrade, &reason, &mut self.out);
                 }
             }
             Event::Instance(instance, event) => {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::event::Hook;
+
 /// How long the shell may take to prepare a process up to the point where it waits for `go`.
 pub const PREPARE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long `execve` may take (a hung network file system).
@@ -12,6 +14,10 @@ pub const LAUNCH_TIMEOUT: Duration = Duration::from_secs(10);
 pub const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long moving new connections to a candidate may take.
 pub const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a canary step waits for somebody to promote it, where it waits for that.
+pub const PROMOTE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How much longer than the time it may take a hook is waited for: ending it takes a moment.
+pub const HOOK_GRACE: Duration = Duration::from_secs(10);
 /// How far ahead a process may move its deadline at once. It may ask again, and must go on living to do so.
 pub const EXTEND_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a process may take to end after the watchdog's signal, and to write its core dump, before SIGKILL.
@@ -40,6 +46,97 @@ pub struct Policy {
     pub backoff: Backoff,
     /// Restarts in a row that fail before the service is given up; 0 never gives up.
     pub give_up_after: u32,
+    /// How a candidate takes the place of what serves.
+    #[serde(default)]
+    pub strategy: Strategy,
+    /// Whether an instance is ready only once its health checks pass, and of no use when they fail.
+    #[serde(default)]
+    pub health: bool,
+    /// What is run at which moment of an upgrade.
+    #[serde(default)]
+    pub hooks: Hooks,
+    /// How many releases that served are kept beside the one that serves, to go back to.
+    #[serde(default)]
+    pub keep_releases: u32,
+}
+
+impl Policy {
+    /// How fast instances are replaced where they are replaced a few at a time; `None` where all start beside all.
+    #[must_use]
+    pub(super) fn pace(&self) -> Option<Pace> {
+        match self.strategy {
+            Strategy::Overlap | Strategy::Canary { .. } | Strategy::BlueGreen { .. } => None,
+            Strategy::Rolling { max_surge, max_unavailable } => {
+                Some(Pace { max_surge, max_unavailable, exclusive: false })
+            }
+            Strategy::StopStart => Some(Pace { max_surge: 0, max_unavailable: u32::MAX, exclusive: true }),
+        }
+    }
+}
+
+/// How a candidate takes the place of what serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Strategy {
+    /// All of the new beside all of the old, then the switch.
+    #[default]
+    Overlap,
+    /// A few instances at a time.
+    Rolling {
+        /// How many more than the service's number there may be.
+        max_surge: u32,
+        /// How many fewer of them may be available. Not 0 where `max_surge` is 0.
+        max_unavailable: u32,
+    },
+    /// A share of new connections that grows step by step.
+    Canary {
+        /// The steps before all of them; weights rise from 1 to 99.
+        steps: Vec<CanaryStep>,
+        /// Each step waits for somebody to promote it, instead of for its time.
+        manual: bool,
+    },
+    /// All of the new beside all of the old, one switch, and the old kept alive to switch back to.
+    BlueGreen {
+        /// For how long.
+        standby: Duration,
+    },
+    /// The old is ended before the new is started; callers wait.
+    StopStart,
+}
+
+/// One step of a canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CanaryStep {
+    /// The candidate's share of new connections, percent.
+    pub weight: u32,
+    /// For how long.
+    pub hold: Duration,
+}
+
+/// How fast instances are replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pace {
+    pub(super) max_surge: u32,
+    pub(super) max_unavailable: u32,
+    /// Nothing new is started while anything of the old is left.
+    pub(super) exclusive: bool,
+}
+
+/// Which hooks there are, and how long each may take.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// In the order of an upgrade.
+    pub present: Vec<Hook>,
+    /// All the commands of one hook together.
+    pub timeout: Duration,
+}
+
+impl Hooks {
+    /// Whether there is anything to run at this moment.
+    #[must_use]
+    pub fn has(&self, hook: Hook) -> bool {
+        self.present.contains(&hook)
+    }
 }
 
 /// What makes an instance ready.

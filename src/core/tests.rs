@@ -1,4 +1,5 @@
-//! The machine alone. `instance` has the table of one process, `upgrade` the scenes of one upgrade, `random` compares
+//! The machine alone. `instance` has the table of one process, `upgrade` the scenes of one
+//! upgrade, `strategies` those of each way to do it, `random` compares
 //! the machine with a small independent model over random orders of events.
 
 use std::time::Duration;
@@ -7,6 +8,7 @@ use super::*;
 
 mod instance;
 mod random;
+mod strategies;
 mod upgrade;
 
 const fn secs(n: u64) -> Duration {
@@ -28,5 +30,9 @@ fn policy() -> Policy {
         max_draining: 5,
         backoff: Backoff { min: millis(100), max: secs(30) },
         give_up_after: 10,
+        strategy: Strategy::Overlap,
+        health: false,
+        hooks: Hooks::default(),
+        keep_releases: 0,
     }
 }

@@ -33,6 +33,10 @@ impl Supervisor {
                 Action::Launch(instance) => self.launch(instance),
                 // Shared traffic is not divided by us.
                 Action::SetWeights { service, .. } => self.tell_core(Event::WeightsSet(service)),
+                // No config names any yet.
+                Action::RunHook { service, generation, hook, .. } => {
+                    self.tell_core(Event::HookDone { service, generation, hook, result: Ok(()) });
+                }
                 Action::Stop(instance) => self.stop(instance),
                 Action::Abort(instance) => self.abort(instance),
                 Action::Kill(instance) => self.kill(instance),
@@ -83,10 +87,9 @@ impl Supervisor {
         let mut inherited = std::mem::take(&mut self.inherited);
         self.off_the_loop(move || {
             let result = match (kind, pinned) {
-                (Kind::Restart, Some(release)) => release.again(listeners),
-                (Kind::Start | Kind::Reload | Kind::Restart, _) => {
-                    surroundings.pin(&name, kind, &listeners, &mut inherited)
-                }
+                (Kind::Restart | Kind::Rollback, Some(release)) => release.again(listeners),
+                (Kind::Restart | Kind::Rollback, None) => Err(Reason::Pin("the release is gone".into())),
+                (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, &listeners, &mut inherited),
             };
             Some(Elsewhere::Pinned { service, upgrade, result: Box::new(result) })
         });

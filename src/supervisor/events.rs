@@ -576,10 +576,13 @@ impl Supervisor {
                 let name = format!("{}@{}", self.name_of(*id), generation.number);
                 match generation.role {
                     Role::Draining | Role::Ending => leaving.push(format!("{name} (draining)")),
-                    Role::Starting | Role::Soaking { .. } | Role::Switching => {
-                        coming.push(format!("{name} (starting)"))
-                    }
-                    Role::Serving => {}
+                    Role::Starting
+                    | Role::Soaking { .. }
+                    | Role::Rolling { .. }
+                    | Role::Stepping { .. }
+                    | Role::Switching => coming.push(format!("{name} (starting)")),
+                    Role::Retreating => leaving.push(format!("{name} (given up)")),
+                    Role::Serving | Role::Standby { .. } => {}
                 }
             }
         }
@@ -631,7 +634,17 @@ impl Supervisor {
                 let what = match generation.role {
                     Role::Starting => "starting".into(),
                     Role::Soaking { until } => format!("soaking, {} left", spoken(until.since(now))),
+                    Role::Rolling { .. } => {
+                        format!("replacing, {} of {} ready", generation.available(), generation.seats.len())
+                    }
+                    Role::Stepping { .. } => {
+                        let weights = service.weights();
+                        let share = weights.iter().find(|(number, _)| *number == generation.number);
+                        format!("canary with {} %", share.map_or(0, |(_, percent)| *percent))
+                    }
                     Role::Switching => "switching".into(),
+                    Role::Standby { until } => format!("standby, {} left", spoken(until.since(now))),
+                    Role::Retreating => "given up, being replaced".into(),
                     Role::Serving if generation.is_up() => "serving".into(),
                     Role::Serving if generation.is_given_up() => "FAILED, given up".into(),
                     Role::Serving => "down, being restarted".into(),

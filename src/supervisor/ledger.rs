@@ -267,7 +267,22 @@ impl Record {
 
 /// Whether an event names a stage of an upgrade, rather than something that happens during one.
 fn is_stage(event: &str) -> bool {
-    matches!(event, "pinning" | "starting" | "spawned" | "ready" | "soaking" | "serving" | "draining")
+    matches!(
+        event,
+        "pinning"
+            | "hook"
+            | "starting"
+            | "spawned"
+            | "ready"
+            | "soaking"
+            | "switching-back"
+            | "rolled"
+            | "weighted"
+            | "serving"
+            | "standby"
+            | "draining"
+            | "returning"
+    )
 }
 
 fn wall() -> f64 {

@@ -17,7 +17,7 @@ use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
-use crate::core::{Backoff, Kind, Policy, Readiness, Reason};
+use crate::core::{Backoff, Hooks, Kind, Policy, Readiness, Reason, Strategy};
 use crate::sys::describe;
 use crate::sys::limits::{self, Nofile};
 use crate::sys::shim::{Identity, Program, Stands};
@@ -224,7 +224,7 @@ impl Surroundings {
         }
         let wait = match kind {
             Kind::Start => "",
-            Kind::Reload | Kind::Restart => "wait for old generations to end, or ",
+            Kind::Reload | Kind::Restart | Kind::Rollback => "wait for old generations to end, or ",
         };
         Err(Reason::Resources(format!(
             "the supervisor has {open} of at most {limit} descriptors open and wants {needed} free for a {kind}: {wait}raise \
@@ -335,6 +335,10 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         max_draining: service.upgrade.max_draining,
         backoff: Backoff { min: service.restart.backoff_min, max: service.restart.backoff_max },
         give_up_after: service.restart.give_up_after,
+        strategy: Strategy::Overlap,
+        health: false,
+        hooks: Hooks::default(),
+        keep_releases: 0,
     }
 }
 

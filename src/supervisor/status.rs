@@ -144,6 +144,10 @@ fn generation(
         generation: generation.number.0,
         state: match generation.role {
             Role::Starting => GenerationState::Starting,
+            Role::Rolling { .. } => GenerationState::Rolling,
+            Role::Stepping { .. } => GenerationState::Canary,
+            Role::Standby { .. } => GenerationState::Standby,
+            Role::Retreating => GenerationState::Retreating,
             Role::Soaking { .. } | Role::Switching => GenerationState::Soaking,
             Role::Serving if generation.is_up() => GenerationState::Serving,
             Role::Serving if generation.is_given_up() => GenerationState::Failed,
@@ -162,6 +166,7 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
     let state = match instance.state {
         State::Preparing { .. } | State::Launching { .. } => InstanceState::Preparing,
         State::Starting { .. } => InstanceState::Starting,
+        State::Proving { .. } => InstanceState::Proving,
         State::Ready { .. } => InstanceState::Ready,
         State::Stopping { .. } => InstanceState::Stopping,
         State::Aborting { .. } => InstanceState::Aborting,

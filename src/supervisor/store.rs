@@ -108,8 +108,16 @@ impl Standing {
                 Self::Leaving
             }
             (Role::Serving, State::Ready { .. }) => Self::Serving,
-            (Role::Serving, State::Preparing { .. } | State::Launching { .. } | State::Starting { .. })
-            | (Role::Starting | Role::Soaking { .. } | Role::Switching, _) => Self::Candidate,
+            // Whoever stands by, or goes, does not serve.
+            (Role::Standby { .. } | Role::Retreating, _) => Self::Leaving,
+            (
+                Role::Serving,
+                State::Preparing { .. } | State::Launching { .. } | State::Starting { .. } | State::Proving { .. },
+            )
+            | (
+                Role::Starting | Role::Soaking { .. } | Role::Rolling { .. } | Role::Stepping { .. } | Role::Switching,
+                _,
+            ) => Self::Candidate,
         }
     }
 }

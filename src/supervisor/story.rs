@@ -13,7 +13,16 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Spawned { .. } => "spawned",
         Step::Ready { .. } => "ready",
         Step::Soaking { .. } => "soaking",
+        Step::SwitchingBack { .. } => "switching-back",
+        Step::Rolled { .. } => "rolled",
+        Step::Weighted { .. } => "weighted",
         Step::Serving { .. } => "serving",
+        Step::Standby { .. } => "standby",
+        Step::Returning { .. } => "returning",
+        Step::HookBegun { .. } => "hook",
+        Step::Scaled { .. } => "scaled",
+        Step::Unhealthy { .. } => "unhealthy",
+        Step::Healthy { .. } => "healthy",
         Step::Draining { .. } => "draining",
         Step::Stopping { .. } => "stopping",
         Step::Aborting { .. } => "aborting",
@@ -33,7 +42,14 @@ pub(super) fn generation(step: &Step) -> Option<Generation> {
         Step::Pinning | Step::Stopped => None,
         Step::Starting { generation }
         | Step::Soaking { generation, .. }
+        | Step::SwitchingBack { generation }
+        | Step::Rolled { generation, .. }
+        | Step::Weighted { generation, .. }
         | Step::Serving { generation }
+        | Step::Standby { generation, .. }
+        | Step::Returning { generation, .. }
+        | Step::HookBegun { generation, .. }
+        | Step::Scaled { generation, .. }
         | Step::Draining { generation, .. }
         | Step::Retrying { generation, .. }
         | Step::GaveUp { generation, .. }
@@ -41,6 +57,8 @@ pub(super) fn generation(step: &Step) -> Option<Generation> {
         Step::Spawned { instance }
         | Step::Ready { instance, .. }
         | Step::Stopping { instance }
+        | Step::Unhealthy { instance, .. }
+        | Step::Healthy { instance }
         | Step::Aborting { instance, .. }
         | Step::Exited { instance, .. }
         | Step::Overdue { instance }
@@ -57,7 +75,23 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
         Step::Spawned { .. } => format!("spawned as {}, waiting for it to be ready", process()),
         Step::Ready { after, .. } => format!("ready after {}", spoken(*after)),
         Step::Soaking { span, .. } => format!("soaking for {}", spoken(*span)),
+        Step::SwitchingBack { .. } => "switching back to it, which stands by".into(),
+        Step::Rolled { ready, of, .. } => format!("{ready} of {of} instances ready, and part of the traffic"),
+        Step::Weighted { weight, hold: Some(hold), .. } => {
+            format!("{weight} % of new connections for {}", spoken(*hold))
+        }
+        Step::Weighted { weight, hold: None, .. } => {
+            format!("{weight} % of new connections, until `zdsup promote` or `zdsup abort`")
+        }
         Step::Serving { .. } => "serving".into(),
+        Step::Standby { span, .. } => format!("standing by for {}: `zdsup rollback` goes back at once", spoken(*span)),
+        Step::Returning { reason, .. } => format!("coming back, since the new generation is given up: {reason}"),
+        Step::HookBegun { hook, .. } => format!("running the {hook} hook"),
+        Step::Scaled { instances, .. } => {
+            format!("{instances} instance{} from now on", if *instances == 1 { "" } else { "s" })
+        }
+        Step::Unhealthy { reason, .. } => format!("{}: {reason}", process()),
+        Step::Healthy { .. } => format!("the health checks of {} pass again", process()),
         Step::Draining { timeout, .. } => format!("draining, {} at most", spoken(*timeout)),
         Step::Stopping { .. } => format!("{} says that it is stopping", process()),
         Step::Aborting { reason, .. } => format!("{reason}: {} is sent the watchdog's signal", process()),

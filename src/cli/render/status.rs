@@ -114,8 +114,16 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
 fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationStatus) {
     let paint: fn(Style, &str) -> String = match generation.state {
         GenerationState::Serving => Style::good,
-        GenerationState::Starting | GenerationState::Soaking | GenerationState::Draining => Style::unsure,
-        GenerationState::BackingOff | GenerationState::Failed | GenerationState::Ending => Style::bad,
+        GenerationState::Starting
+        | GenerationState::Soaking
+        | GenerationState::Rolling
+        | GenerationState::Canary
+        | GenerationState::Standby
+        | GenerationState::Draining => Style::unsure,
+        GenerationState::BackingOff
+        | GenerationState::Failed
+        | GenerationState::Retreating
+        | GenerationState::Ending => Style::bad,
     };
     let weight = generation.weight.map(|weight| format!("{weight} %")).unwrap_or_default();
     if generation.instances.is_empty() {
@@ -146,6 +154,7 @@ fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationSt
 fn below(instance: &InstanceStatus) -> Vec<String> {
     let left = instance.remaining.and_then(|seconds| match instance.state {
         InstanceState::Preparing | InstanceState::Starting => Some(format!("{} left to be ready", span(seconds))),
+        InstanceState::Proving => Some(format!("{} left to pass its health checks", span(seconds))),
         InstanceState::Stopping | InstanceState::Aborting | InstanceState::Leftovers => {
             Some(format!("SIGKILL in {}", span(seconds)))
         }
@@ -160,6 +169,10 @@ fn generation_state(state: GenerationState) -> &'static str {
     match state {
         GenerationState::Starting => "starting",
         GenerationState::Soaking => "soaking",
+        GenerationState::Rolling => "rolling",
+        GenerationState::Canary => "canary",
+        GenerationState::Standby => "standby",
+        GenerationState::Retreating => "retreating",
         GenerationState::Serving => "serving",
         GenerationState::BackingOff => "down",
         GenerationState::Failed => "FAILED",
@@ -175,9 +188,10 @@ fn instance_state(generation: GenerationState, instance: InstanceState) -> &'sta
         (InstanceState::Killing, _) => "killing",
         (InstanceState::Leftovers, _) => "leftovers",
         (
-            InstanceState::Preparing | InstanceState::Starting,
-            GenerationState::BackingOff | GenerationState::Serving,
+            InstanceState::Preparing | InstanceState::Starting | InstanceState::Proving,
+            GenerationState::BackingOff | GenerationState::Serving | GenerationState::Standby,
         ) => "restarting",
+        (InstanceState::Proving, _) => "proving",
         (InstanceState::Stopping, GenerationState::Serving) => "stopping",
         (
             InstanceState::Preparing | InstanceState::Starting | InstanceState::Ready | InstanceState::Stopping,

@@ -4,40 +4,46 @@ use super::super::event::{Reason, Verdict};
 use super::super::id::{Generation as Number, InstanceId, Time};
 use super::super::instance::Instance;
 use super::super::policy::{PIN_TIMEOUT, SWITCH_TIMEOUT};
-use super::{Outbox, Phase, Role, Service, Upgrade};
+use super::{Generation, Outbox, Phase, Role, Service, Upgrade};
 
 impl Service {
     /// When something has to happen if nothing else does.
     pub(in crate::core) fn deadline(&self) -> Option<Time> {
-        let pinning = self.upgrade.as_ref().and_then(|upgrade| match upgrade.phase {
-            Phase::Pinning { deadline } => Some(deadline),
-            Phase::Candidate(_) | Phase::Telling { .. } => None,
+        let upgrade = self.upgrade.as_ref().and_then(|upgrade| match upgrade.phase {
+            Phase::Pinning { deadline } | Phase::Returning { deadline, .. } => Some(deadline),
+            Phase::Candidate(_) => self.clear_by(),
+            Phase::Telling { .. } => None,
         });
         let generations = self.generations.values().flat_map(|generation| {
-            let soak = match generation.role {
-                Role::Soaking { until } => Some(until),
-                Role::Starting | Role::Switching | Role::Serving | Role::Draining | Role::Ending => None,
-            };
+            let hook = generation.hook.map(|(_, deadline)| deadline);
+            let own = generation.role_until().into_iter().chain(hook).chain(generation.switch_by);
             let retries = generation.seats.iter().filter_map(|seat| seat.retry_at);
-            let own = soak.into_iter().chain(generation.switch_by);
             own.chain(retries).chain(generation.instances.values().filter_map(Instance::deadline))
         });
-        generations.chain(pinning).filter(|time| *time != Time(u64::MAX)).min()
+        generations.chain(upgrade).filter(|time| *time != Time(u64::MAX)).min()
     }
 
     pub(in crate::core) fn expire(&mut self, now: Time, out: &mut Outbox) {
-        if let Some(Upgrade { phase: Phase::Pinning { deadline }, .. }) = self.upgrade
-            && deadline <= now
-        {
-            self.give_up(now, Verdict::Failed, Reason::PinTimeout(PIN_TIMEOUT), out);
+        match self.upgrade {
+            Some(Upgrade { phase: Phase::Pinning { deadline }, .. }) if deadline <= now => {
+                self.give_up(now, Verdict::Failed, Reason::PinTimeout(PIN_TIMEOUT), out);
+            }
+            Some(Upgrade { phase: Phase::Returning { deadline, .. }, .. }) if deadline <= now => {
+                self.return_late(now, out);
+            }
+            Some(Upgrade { phase: Phase::Candidate(_), .. }) if self.clear_by().is_some_and(|by| by <= now) => {
+                self.give_up(now, Verdict::Failed, Reason::OldLives, out);
+            }
+            Some(_) | None => {}
         }
         let numbers: Vec<Number> = self.generations.keys().copied().collect();
         for number in numbers {
+            self.expire_instances(now, number, out);
             self.expire_generation(now, number, out);
         }
     }
 
-    fn expire_generation(&mut self, now: Time, number: Number, out: &mut Outbox) {
+    fn expire_instances(&mut self, now: Time, number: Number, out: &mut Outbox) {
         let instances: Vec<InstanceId> = match self.generations.get(&number) {
             Some(generation) => generation.instances.values().map(|instance| instance.id).collect(),
             None => return,
@@ -46,20 +52,55 @@ impl Service {
             let Some(generation) = self.generations.get_mut(&number) else { return };
             let Some(instance) = generation.instances.get_mut(&id.number) else { continue };
             let ready_for = instance.ready_for(now);
-            let change = instance.expire(now, out);
+            let change = instance.expire(now, &generation.policy, out);
             self.changed(now, id, change, ready_for, out);
         }
+    }
+
+    fn expire_generation(&mut self, now: Time, number: Number, out: &mut Outbox) {
         let Some(generation) = self.generations.get_mut(&number) else { return };
         if generation.switch_by.is_some_and(|by| by <= now) {
             return self.give_up(now, Verdict::RolledBack, Reason::SwitchTimeout(SWITCH_TIMEOUT), out);
         }
-        for place in 0..generation.seats.len() {
-            if generation.seats[place].retry_at.is_some_and(|at| at <= now) {
-                generation.start(self.id, place, now, out);
-            }
+        if let Some((hook, _)) = generation.hook.filter(|(_, deadline)| *deadline <= now) {
+            return self.hook_late(now, number, hook, out);
         }
-        if matches!(generation.role, Role::Soaking { until } if until <= now) {
-            self.switch(now, number, out);
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        let seats = generation.seats.iter().enumerate();
+        let retries: Vec<usize> = seats.filter(|(_, seat)| due(seat.retry_at)).map(|(place, _)| place).collect();
+        let (role, over) = (generation.role, due(generation.role_until()));
+        for place in retries {
+            self.start(now, number, place, out);
+        }
+        match role {
+            _ if !over => {}
+            Role::Soaking { .. } => self.soaked(now, number, out),
+            Role::Rolling { .. } => self.roll(now, out),
+            Role::Stepping { step, .. } => self.held(now, number, step, out),
+            Role::Standby { .. } => self.stand_down(now, number, out),
+            Role::Starting | Role::Switching | Role::Serving | Role::Retreating | Role::Draining | Role::Ending => {}
+        }
+    }
+
+    /// It has stood by for long enough.
+    fn stand_down(&mut self, now: Time, number: Number, out: &mut Outbox) {
+        let service = self.id;
+        if let Some(generation) = self.generations.get_mut(&number) {
+            Self::drain(service, generation, now, out);
+        }
+        self.settle(out);
+    }
+}
+
+impl Generation {
+    /// When its part changes by itself.
+    fn role_until(&self) -> Option<Time> {
+        match self.role {
+            Role::Soaking { until } | Role::Standby { until } => Some(until),
+            // What waits for more than time is asked about again when that has come.
+            Role::Rolling { gate } => gate.filter(|_| self.hook.is_none() && self.is_batch_ready()),
+            Role::Stepping { until, .. } => until,
+            Role::Starting | Role::Switching | Role::Serving | Role::Retreating | Role::Draining | Role::Ending => None,
         }
     }
 }

@@ -1,9 +1,9 @@
 //! What a successor of the shell is told.
 
-use super::super::event::{Action, Kind, Reason, Verdict};
+use super::super::event::{Action, Reason, Verdict};
 use super::super::id::Time;
 use super::super::policy::FirstFailure;
-use super::{Outbox, Phase, Role, Service, Upgrade};
+use super::{Outbox, Phase, Service, Upgrade};
 
 impl Service {
     /// Says again what the shell has not answered. From now on a first start that fails is tried again: whoever waited
@@ -12,15 +12,14 @@ impl Service {
         self.first_failure = FirstFailure::Retry;
         if self.weights_awaited > 0 && !out.has_weights(self.id) {
             self.weights_awaited = 0;
-            let switching = self.candidate().filter(|candidate| candidate.role == Role::Switching);
-            if let Some(to) = switching.or_else(|| self.serving()).map(|generation| generation.number) {
-                self.set_weights(to, out);
+            if !self.generations.is_empty() {
+                self.set_weights(out);
             }
         }
-        if let Some(Upgrade { id, kind, phase: Phase::Pinning { .. } }) = self.upgrade {
-            let pinned = self.pinned.as_ref().map(|(release, _)| *release).filter(|_| kind == Kind::Restart);
-            out.ask_again(Action::Pin { service: self.id, upgrade: id, kind, again: pinned });
+        if let Some(Upgrade { id, kind, phase: Phase::Pinning { .. }, again, .. }) = self.upgrade {
+            out.ask_again(Action::Pin { service: self.id, upgrade: id, kind, again });
         }
+        self.ask_for_hooks_again(out);
         for instance in self.generations.values_mut().flat_map(|generation| generation.instances.values_mut()) {
             instance.ask_again(now, out);
         }
@@ -33,7 +32,7 @@ impl Service {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
                 self.give_up(now, Verdict::Aborted, Reason::Poisoned { deaths }, out);
             }
-            Some(Phase::Telling { .. }) | None => {}
+            Some(Phase::Telling { .. } | Phase::Returning { .. }) | None => {}
         }
     }
 }

@@ -9,16 +9,17 @@ use super::*;
 /// `Leftovers!` are those that have been sent SIGKILL. The last two columns are a deadline that has passed and the
 /// wish that it end.
 const TABLE: &str = "
-           | Prepared         | PrepareFailed | Launched         | LaunchFailed | Ready       | Stopping              | Extend           | KeepAlive        | Interval         | Trigger               | Exited          | Unstarted           | Emptied | Told          | late                      | stop          | kill
-Preparing  | Launching Launch | NeverRan      | .                | NeverRan     | .           | .                     | .                | .                | .                | .                     | Leftovers Died  | Preparing Unstarted | .       | .             | Killing Stuck Kill        | Killing Kill  | Killing Kill
-Launching  | .                | NeverRan      | Starting Spawned | NeverRan     | Ready Ready | Starting SaidStopping | Starting Spawned | Starting Spawned | Starting Spawned | Aborting Broken Abort | Leftovers Died  | Preparing Unstarted | .       | .             | Killing Stuck Kill        | Stopping Stop | Killing Kill
-Starting   | .                | .             | .                | .            | Ready Ready | Starting SaidStopping | Starting         | .                | Starting         | Aborting Broken Abort | Leftovers Died  | .                   | .       | .             | Starting NeverReady       | Stopping Stop | Killing Kill
-Ready      | .                | .             | .                | .            | .           | Ready SaidStopping    | Ready            | Ready            | Ready            | Aborting Broken Abort | Leftovers Died  | .                   | .       | .             | Aborting Broken Abort     | Stopping Stop | Killing Kill
-Stopping   | .                | .             | .                | NeverRan     | .           | Stopping SaidStopping | Stopping         | .                | .                | .                     | Leftovers Died  | NeverRan            | .       | Stopping Told | Killing Overdue Kill      | .             | Killing Kill
-Aborting   | .                | .             | .                | .            | .           | .                     | .                | .                | .                | .                     | Leftovers Died  | .                   | .       | .             | Killing Overdue Kill      | .             | Killing Kill
-Killing    | .                | NeverRan      | .                | NeverRan     | .           | .                     | .                | .                | .                | .                     | Leftovers! Died | NeverRan            | .       | .             | Killing Undead Kill       | .             | Killing Kill
-Leftovers  | .                | .             | .                | .            | .           | .                     | .                | .                | .                | .                     | .               | .                   | Gone    | .             | Leftovers! Overdue Sweep! | .             | Leftovers! Sweep!
-Leftovers! | .                | .             | .                | .            | .           | .                     | .                | .                | .                | .                     | .               | .                   | Gone    | .             | Leftovers! Undead Sweep!  | .             | Leftovers! Sweep!
+           | Prepared         | PrepareFailed | Launched         | LaunchFailed | Ready       | Healthy     | Unhealthy       | Stopping              | Extend           | KeepAlive        | Interval         | Trigger               | Exited          | Unstarted           | Emptied | Told          | late                      | stop          | kill
+Preparing  | Launching Launch | NeverRan      | .                | NeverRan     | .           | .           | .               | .                     | .                | .                | .                | .                     | Leftovers Died  | Preparing Unstarted | .       | .             | Killing Stuck Kill        | Killing Kill  | Killing Kill
+Launching  | .                | NeverRan      | Starting Spawned | NeverRan     | Ready Ready | .           | .               | Starting SaidStopping | Starting Spawned | Starting Spawned | Starting Spawned | Aborting Broken Abort | Leftovers Died  | Preparing Unstarted | .       | .             | Killing Stuck Kill        | Stopping Stop | Killing Kill
+Starting   | .                | .             | .                | .            | Ready Ready | .           | .               | Starting SaidStopping | Starting         | .                | Starting         | Aborting Broken Abort | Leftovers Died  | .                   | .       | .             | Starting NeverReady       | Stopping Stop | Killing Kill
+Proving    | .                | .             | .                | .            | .           | Ready Ready | .               | Proving SaidStopping  | Proving          | .                | Proving          | Aborting Broken Abort | Leftovers Died  | .                   | .       | .             | Proving NeverReady        | Stopping Stop | Killing Kill
+Ready      | .                | .             | .                | .            | .           | .           | Ready Unhealthy | Ready SaidStopping    | Ready            | Ready            | Ready            | Aborting Broken Abort | Leftovers Died  | .                   | .       | .             | Aborting Broken Abort     | Stopping Stop | Killing Kill
+Stopping   | .                | .             | .                | NeverRan     | .           | .           | .               | Stopping SaidStopping | Stopping         | .                | .                | .                     | Leftovers Died  | NeverRan            | .       | Stopping Told | Killing Overdue Kill      | .             | Killing Kill
+Aborting   | .                | .             | .                | .            | .           | .           | .               | .                     | .                | .                | .                | .                     | Leftovers Died  | .                   | .       | .             | Killing Overdue Kill      | .             | Killing Kill
+Killing    | .                | NeverRan      | .                | NeverRan     | .           | .           | .               | .                     | .                | .                | .                | .                     | Leftovers! Died | NeverRan            | .       | .             | Killing Undead Kill       | .             | Killing Kill
+Leftovers  | .                | .             | .                | .            | .           | .           | .               | .                     | .                | .                | .                | .                     | .               | .                   | Gone    | .             | Leftovers! Overdue Sweep! | .             | Leftovers! Sweep!
+Leftovers! | .                | .             | .                | .            | .           | .           | .               | .                     | .                | .                | .                | .                     | .               | .                   | Gone    | .             | Leftovers! Undead Sweep!  | .             | Leftovers! Sweep!
 ";
 
 const NOW: Time = Time(1_000_000_000_000);
@@ -30,6 +31,7 @@ fn instance(state: &str) -> Instance {
         "Preparing" => State::Preparing { deadline },
         "Launching" => State::Launching { deadline },
         "Starting" => State::Starting { deadline, alive_at: None },
+        "Proving" => State::Proving { deadline },
         "Ready" => State::Ready { since: NOW, alive_by: Some(deadline) },
         "Stopping" => State::Stopping { told: false, deadline },
         "Aborting" => State::Aborting { deadline },
@@ -38,7 +40,7 @@ fn instance(state: &str) -> Instance {
         "Leftovers!" => State::Leftovers { deadline, forced: true },
         other => panic!("the table names no such state: {other}"),
     };
-    Instance { id: ID, state, started: NOW, said_stopping: false, watchdog: Some(secs(5)) }
+    Instance { state, watchdog: Some(secs(5)), ..Instance::new(ID, Slot(0), NOW) }
 }
 
 fn name(state: State) -> &'static str {
@@ -46,6 +48,7 @@ fn name(state: State) -> &'static str {
         State::Preparing { .. } => "Preparing",
         State::Launching { .. } => "Launching",
         State::Starting { .. } => "Starting",
+        State::Proving { .. } => "Proving",
         State::Ready { .. } => "Ready",
         State::Stopping { .. } => "Stopping",
         State::Aborting { .. } => "Aborting",
@@ -63,6 +66,8 @@ fn happen(instance: &mut Instance, event: &str, out: &mut Outbox) -> Change {
         "Launched" => E::Launched,
         "LaunchFailed" => E::LaunchFailed("no such file".into()),
         "Ready" => E::Ready,
+        "Healthy" => E::Healthy,
+        "Unhealthy" => E::Unhealthy("status 500".into()),
         "Stopping" => E::Stopping,
         "Extend" => E::Extend(secs(60)),
         "KeepAlive" => E::KeepAlive,
@@ -72,7 +77,7 @@ fn happen(instance: &mut Instance, event: &str, out: &mut Outbox) -> Change {
         "Unstarted" => E::Unstarted,
         "Emptied" => E::Emptied,
         "Told" => return instance.told(),
-        "late" => return instance.expire(NOW.after(secs(5)), out),
+        "late" => return instance.expire(NOW.after(secs(5)), &policy(), out),
         "stop" => {
             instance.stop(NOW, &policy(), out);
             return Change::None;
@@ -129,13 +134,13 @@ fn every_state_answers_every_event() {
             pairs += 1;
         }
     }
-    assert_eq!(pairs, 9 * 17);
+    assert_eq!(pairs, 10 * 19);
 }
 
 #[test]
 fn each_wait_has_its_own_deadline() {
     let mut out = Outbox::default();
-    let mut it = Instance::new(ID, NOW);
+    let mut it = Instance::new(ID, Slot(0), NOW);
     assert_eq!(it.deadline(), Some(NOW.after(PREPARE_TIMEOUT)));
     let _ = it.handle(NOW, InstanceEvent::Prepared, &policy(), &mut out);
     assert_eq!(it.deadline(), Some(NOW.after(LAUNCH_TIMEOUT)));
@@ -186,12 +191,12 @@ fn a_ready_process_is_watched_from_then_on_and_a_start_is_not() {
     assert_eq!(it.deadline(), Some(NOW.after(secs(30))));
     let _ = it.handle(NOW.after(secs(25)), InstanceEvent::KeepAlive, &policy, &mut out);
     assert_eq!(it.deadline(), Some(NOW.after(secs(35))));
-    assert_eq!(it.expire(NOW.after(millis(34_999)), &mut out), Change::None);
+    assert_eq!(it.expire(NOW.after(millis(34_999)), &policy, &mut out), Change::None);
     // The time that it had, however late that is looked at.
     let missed = Change::Broken(Reason::WatchdogMissed(secs(10)));
-    assert_eq!(it.expire(NOW.after(secs(40)), &mut out), missed);
+    assert_eq!(it.expire(NOW.after(secs(40)), &policy, &mut out), missed);
     assert_eq!(it.deadline(), Some(NOW.after(secs(40)).after(ABORT_TIMEOUT)));
-    assert_eq!(it.expire(NOW.after(secs(40)), &mut out), Change::None, "said once");
+    assert_eq!(it.expire(NOW.after(secs(40)), &policy, &mut out), Change::None, "said once");
 }
 
 #[test]
@@ -208,7 +213,7 @@ fn a_process_may_choose_its_watchdog_interval() {
     let _ = it.handle(NOW, InstanceEvent::KeepAlive, &policy(), &mut Outbox::default());
     assert_eq!(it.deadline(), None, "and a keep-alive does not begin it again");
     let _ = say(&mut it, Duration::MAX);
-    assert_eq!(it.expire(Time(u64::MAX - 1), &mut Outbox::default()), Change::None);
+    assert_eq!(it.expire(Time(u64::MAX - 1), &policy(), &mut Outbox::default()), Change::None);
 
     // Chosen before it is ready, it holds from then on, in place of the policy's.
     let mut it = instance("Starting");
@@ -223,8 +228,8 @@ fn never_ready_is_said_once() {
     let mut out = Outbox::default();
     let late = NOW.after(secs(40));
     // The time that it had, however late that is looked at.
-    assert_eq!(it.expire(late, &mut out), Change::NeverReady(secs(5)));
-    assert_eq!(it.expire(late, &mut out), Change::None);
+    assert_eq!(it.expire(late, &policy(), &mut out), Change::NeverReady(Reason::NeverReady(secs(5))));
+    assert_eq!(it.expire(late, &policy(), &mut out), Change::None);
 }
 
 #[test]
@@ -244,8 +249,8 @@ fn alive_long_enough_is_ready() {
     let mut it = instance("Launching");
     assert_eq!(it.handle(NOW, InstanceEvent::Launched, &policy, &mut out), Change::Spawned);
     assert_eq!(it.deadline(), Some(NOW.after(secs(2))));
-    assert_eq!(it.expire(NOW.after(millis(1999)), &mut out), Change::None);
-    assert_eq!(it.expire(NOW.after(secs(2)), &mut out), Change::Ready(secs(2)));
+    assert_eq!(it.expire(NOW.after(millis(1999)), &policy, &mut out), Change::None);
+    assert_eq!(it.expire(NOW.after(secs(2)), &policy, &mut out), Change::Ready(secs(2)));
     assert!(it.is_ready());
 }
 
@@ -269,4 +274,33 @@ fn ends_and_spans_are_told_as_a_person_would() {
     assert_eq!(spans.map(spoken), ["0 ms", "250 ms", "1 s", "1.5 s", "30 s", "60 s"]);
     assert_eq!(Reason::NeverReady(secs(30)).to_string(), "never ready in 30 s");
     assert_eq!(Reason::WatchdogMissed(secs(10)).to_string(), "no watchdog message in 10 s");
+}
+
+#[test]
+fn one_with_health_checks_is_ready_once_they_pass() {
+    let policy = Policy { health: true, ..policy() };
+    let mut out = Outbox::default();
+    let mut it = instance("Launching");
+    let _ = it.handle(NOW, InstanceEvent::Launched, &policy, &mut out);
+    assert_eq!(it.handle(NOW.after(secs(1)), InstanceEvent::Ready, &policy, &mut out), Change::None);
+    assert!(!it.is_ready());
+    assert_eq!(it.deadline(), Some(NOW.after(secs(30))), "the one to be ready");
+    assert_eq!(it.handle(NOW.after(secs(2)), InstanceEvent::Unhealthy("500".into()), &policy, &mut out), Change::None);
+    let ready = it.handle(NOW.after(secs(3)), InstanceEvent::Healthy, &policy, &mut out);
+    assert_eq!(ready, Change::Ready(secs(3)));
+    let failing = it.handle(NOW, InstanceEvent::Unhealthy("503".into()), &policy, &mut out);
+    assert_eq!(failing, Change::Unhealthy(Reason::Unhealthy("503".into())));
+    assert!(it.is_ready() && !it.is_available());
+    assert_eq!(it.handle(NOW, InstanceEvent::Unhealthy("504".into()), &policy, &mut out), Change::None, "said once");
+    assert_eq!(it.handle(NOW, InstanceEvent::Healthy, &policy, &mut out), Change::Healthy);
+    assert!(it.is_available());
+}
+
+#[test]
+fn one_whose_health_checks_never_pass_is_never_healthy() {
+    let mut out = Outbox::default();
+    let mut it = instance("Proving");
+    let late = Change::NeverReady(Reason::NeverHealthy(secs(5)));
+    assert_eq!(it.expire(NOW.after(secs(6)), &policy(), &mut out), late);
+    assert_eq!(it.expire(NOW.after(secs(6)), &policy(), &mut out), Change::None);
 }

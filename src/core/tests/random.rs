@@ -8,8 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
+use proptest::strategy::Strategy;
 
 use super::super::service::Role;
+use super::super::{CanaryStep, Hook, Hooks, Strategy as Way};
 use super::*;
 
 // ---- the model ----------------------------------------------------------------------------------------------------
@@ -34,6 +36,7 @@ struct Model {
 struct Upgrade {
     service: ServiceId,
     kind: Kind,
+    to: Option<Generation>,
     state: Course,
 }
 
@@ -47,8 +50,16 @@ enum Course {
 struct Service {
     in_flight: Option<UpgradeId>,
     serving: Option<Generation>,
-    /// The one before it.
+    /// The one before it, unless it stands by.
     old: Option<Generation>,
+    /// All that have served.
+    served: BTreeSet<Generation>,
+    /// The one that stands by and is gone back to.
+    back: Option<Generation>,
+    /// The candidate was given up and what it replaced comes back; so many of it may still be ended at once.
+    returning: Option<usize>,
+    /// So many instances of the candidate take part by now.
+    rolled: usize,
     generations: BTreeMap<Generation, Made>,
     stopping: bool,
     weights_owed: u32,
@@ -62,6 +73,10 @@ impl Service {
             in_flight: None,
             serving: None,
             old: None,
+            served: BTreeSet::new(),
+            back: None,
+            returning: None,
+            rolled: 0,
             generations: BTreeMap::new(),
             stopping: false,
             weights_owed: 0,
@@ -87,6 +102,7 @@ struct Process {
     triggered: bool,
     aborted: bool,
     said_stopping: bool,
+    failing: bool,
     stop_wanted: bool,
     told: bool,
     ended: bool,
@@ -96,6 +112,11 @@ struct Process {
 impl Process {
     fn is_healthy(&self) -> bool {
         self.ready_at.is_some() && !self.ended && !self.aborted
+    }
+
+    /// Whether new connections are well looked after with it.
+    fn is_available(&self) -> bool {
+        self.is_healthy() && !self.failing && !self.said_stopping && !self.stop_wanted
     }
 
     /// Whether it has been silent for longer than it may.
@@ -124,8 +145,9 @@ impl Model {
         serving.is_some_and(|number| self.of(service, number).any(Process::is_healthy))
     }
 
-    fn admitted(&mut self, service: ServiceId, kind: Kind, admission: Admission) {
-        let waiting = |up: &Upgrade| up.service == service && up.kind == kind && up.state == Course::Waits;
+    fn admitted(&mut self, service: ServiceId, (kind, to): (Kind, Option<Generation>), admission: Admission) {
+        let waiting =
+            |up: &Upgrade| up.service == service && (up.kind, up.to) == (kind, to) && up.state == Course::Waits;
         let id = admission.upgrade();
         match admission {
             Admission::Begun(_) => assert_eq!(self.services[&service].in_flight, None, "two upgrades in flight"),
@@ -138,7 +160,7 @@ impl Model {
                 return;
             }
         }
-        let before = self.upgrades.insert(id, Upgrade { service, kind, state: Course::Waits });
+        let before = self.upgrades.insert(id, Upgrade { service, kind, to, state: Course::Waits });
         assert!(before.is_none(), "upgrade {id} exists already");
         self.services.get_mut(&service).expect("it was admitted").stopping = false;
     }
@@ -168,6 +190,8 @@ impl Model {
                     process.lives(now);
                 }
                 InstanceEvent::WatchdogTrigger => process.triggered = true,
+                InstanceEvent::Unhealthy(_) => process.failing |= process.ready_at.is_some(),
+                InstanceEvent::Healthy => process.failing = false,
                 InstanceEvent::Prepared | InstanceEvent::Ready => {}
             }
         }
@@ -177,7 +201,11 @@ impl Model {
             Event::Pinned { release, .. } => {
                 self.releases.insert(*release);
             }
-            Event::PinFailed { .. } | Event::Instance(..) | Event::Tick => {}
+            Event::PinFailed { .. }
+            | Event::Instance(..)
+            | Event::HookDone { .. }
+            | Event::Condemned { .. }
+            | Event::Tick => {}
         }
         self.look(now);
     }
@@ -206,26 +234,19 @@ impl Model {
                 let service = self.services.get_mut(service).expect("it exists");
                 assert_eq!(service.in_flight.replace(*upgrade), None, "two upgrades in flight");
                 assert!(!service.stopping);
+                (service.returning, service.rolled) = (None, 0);
             }
             Action::Prepare { instance, release } => {
                 let service = self.services.get_mut(&instance.service).expect("it exists");
                 assert!(!service.stopping && !self.ended_before, "a process is started while everything ends");
                 assert!(self.releases.contains(release), "{release} was let go of");
-                if !service.generations.contains_key(&instance.generation) {
-                    let last = service.generations.keys().last();
-                    assert!(last.is_none_or(|last| *last < instance.generation), "a number was used again");
-                    let by = service.in_flight.expect("a generation is made by an upgrade");
-                    let (pinned, policy) = &pinned[&by];
-                    assert_eq!(pinned, release);
-                    let made = Made { by, release: *release, policy: policy.clone() };
-                    service.generations.insert(instance.generation, made);
-                }
                 assert_eq!(service.generations[&instance.generation].release, *release);
                 let watchdog = service.generations[&instance.generation].policy.watchdog;
                 let process = Process { watchdog, ..Process::default() };
                 let before = self.processes.insert(*instance, process);
                 let unstarted = |before: Process| self.succeeded && !before.launched && !before.ended;
                 assert!(before.is_none_or(unstarted), "the name of a process was used again");
+                self.is_not_too_many(instance);
             }
             Action::Launch(id) => {
                 assert!(!self.services[&id.service].stopping && !self.ended_before, "a process is started at the end");
@@ -235,8 +256,10 @@ impl Model {
                 assert_eq!(weights.iter().map(|(_, weight)| weight).sum::<u32>(), 100);
                 self.services.get_mut(service).expect("it exists").weights_owed += 1;
             }
+            Action::RunHook { service, generation, hook, .. } => self.hooked(*service, *generation, *hook),
             Action::Stop(id) => {
                 self.protected(id, action);
+                self.is_enough_without(id);
                 self.processes.get_mut(id).expect("it exists").stop_wanted = true;
             }
             Action::Abort(id) if self.succeeded && self.processes[id].aborted => {}
@@ -255,6 +278,14 @@ impl Model {
                 self.processes.get_mut(id).expect("it exists").stop_wanted = true;
             }
             Action::Sweep { instance, .. } => assert!(self.processes[instance].ended, "a sweep among the living"),
+            Action::Progress { service, step: Step::Starting { generation }, .. } => {
+                let service = self.services.get_mut(service).expect("it exists");
+                let last = service.generations.keys().last();
+                assert!(last.is_none_or(|last| *last < *generation), "a number was used again");
+                let by = service.in_flight.expect("a generation is made by an upgrade");
+                let (release, policy) = pinned[&by].clone();
+                service.generations.insert(*generation, Made { by, release, policy });
+            }
             Action::Progress { service, step, .. } => self.tells(now, *service, step),
             Action::Conclude { service, upgrade, verdict, reason } => {
                 self.concludes(*service, *upgrade, *verdict, reason.as_ref());
@@ -280,7 +311,87 @@ impl Model {
     fn protected(&self, id: &InstanceId, action: &Action) {
         let service = &self.services[&id.service];
         let serves = service.serving == Some(id.generation) && !service.stopping && !self.ending;
-        assert!(!serves || !self.processes[id].is_healthy(), "{action:?} names the serving generation");
+        let named = self.pace(id.service).is_none() && self.processes[id].is_available();
+        assert!(!serves || !named, "{action:?} names the serving generation");
+    }
+
+    /// What the candidate's config asks for by name: so many more, so many fewer, one after the other.
+    fn pace(&self, service: ServiceId) -> Option<(usize, usize, bool)> {
+        let service = &self.services[&service];
+        let (_, made) = service.generations.iter().find(|(_, made)| Some(made.by) == service.in_flight)?;
+        match made.policy.strategy {
+            Way::Rolling { max_surge, max_unavailable } => Some((max_surge as usize, max_unavailable as usize, false)),
+            Way::StopStart => Some((0, usize::MAX, true)),
+            Way::Overlap | Way::Canary { .. } | Way::BlueGreen { .. } => None,
+        }
+    }
+
+    /// The generation that serves, and the candidate.
+    fn pair(&self, service: ServiceId) -> Option<(Generation, Generation)> {
+        let of = &self.services[&service];
+        let (candidate, _) = of.generations.iter().find(|(_, made)| Some(made.by) == of.in_flight)?;
+        Some((of.serving?, *candidate))
+    }
+
+    /// While instances are replaced, never fewer than may be.
+    fn is_enough_without(&mut self, id: &InstanceId) {
+        let Some((serving, candidate)) = self.pair(id.service) else { return };
+        let Some((_, unavailable, _)) = self.pace(id.service) else { return };
+        let service = &self.services[&id.service];
+        if service.stopping || self.ending || !self.processes[id].is_available() {
+            return;
+        }
+        if id.generation == candidate {
+            // What has taken no part can be ended at once.
+            match &mut self.services.get_mut(&id.service).expect("it exists").returning {
+                None => return,
+                Some(exempt @ 1..) => {
+                    *exempt -= 1;
+                    return;
+                }
+                Some(0) => {}
+            }
+        } else if id.generation != serving {
+            return;
+        }
+        let service = &self.services[&id.service];
+        let wanted = [serving, candidate].map(|number| service.generations[&number].policy.instances as usize);
+        let at_least = wanted.into_iter().min().unwrap_or(0).saturating_sub(unavailable);
+        let available =
+            [serving, candidate].map(|number| self.of(id.service, number).filter(|it| it.is_available()).count());
+        assert!(available.iter().sum::<usize>() > at_least, "{id:?} cannot be spared: {available:?} of {at_least}");
+    }
+
+    /// Nor more.
+    fn is_not_too_many(&self, id: &InstanceId) {
+        let Some((serving, candidate)) = self.pair(id.service) else { return };
+        let Some((surge, _, exclusive)) = self.pace(id.service) else { return };
+        let service = &self.services[&id.service];
+        let wanted = [serving, candidate].map(|number| service.generations[&number].policy.instances as usize);
+        let at_most = wanted.into_iter().max().unwrap_or(0) + surge;
+        let running = |number| self.of(id.service, number).filter(|it| !it.ended && !it.stop_wanted).count();
+        let running = [serving, candidate].map(running);
+        assert!(running.iter().sum::<usize>() <= at_most, "{id:?} is one too many: {running:?} of {at_most}");
+        let other = if id.generation == serving { candidate } else { serving };
+        let left = self.of(id.service, other).any(|process| !process.gone);
+        assert!(!exclusive || !left, "{id:?} is started while something of {other} is left");
+    }
+
+    fn hooked(&mut self, id: ServiceId, generation: Generation, hook: Hook) {
+        let service = &self.services[&id];
+        let mut processes = self.of(id, generation);
+        match hook {
+            Hook::BeforeStart => assert!(processes.next().is_none(), "it has started"),
+            Hook::AfterReady => assert!(processes.any(Process::is_available), "it is not ready"),
+            Hook::AfterSwitch => assert_eq!(service.serving, Some(generation)),
+            Hook::AfterDrain => {
+                assert_eq!(service.serving, Some(generation));
+                let old = service.served.iter().filter(|old| **old != generation);
+                let left = old.flat_map(|old| self.of(id, *old)).any(|process| !process.gone);
+                assert!(!left, "an old process is left");
+            }
+            Hook::OnFailure | Hook::OnRollback => {}
+        }
     }
 
     fn tells(&mut self, now: Time, id: ServiceId, step: &Step) {
@@ -288,24 +399,53 @@ impl Model {
             Step::Ready { instance, .. } => {
                 let process = self.processes.get_mut(instance).expect("it exists");
                 assert!(!process.ended && process.ready_at.is_none());
+                process.failing = false;
                 process.ready_at = Some(now);
                 process.lives(now);
             }
             Step::Serving { generation } => {
                 let service = &self.services[&id];
                 let made = &service.generations[generation];
-                assert_eq!(service.in_flight, Some(made.by), "it is no candidate");
+                let back = service.back == Some(*generation);
+                assert!(back || service.in_flight == Some(made.by), "it is no candidate");
                 assert_eq!(service.weights_owed, 0, "new connections do not go to it yet");
-                let all: Vec<&Process> = self.of(id, *generation).collect();
+                let all: Vec<&Process> = self.of(id, *generation).filter(|process| !process.ended).collect();
                 assert_eq!(all.len(), made.policy.instances as usize);
-                assert!(all.iter().all(|process| process.is_healthy() && !process.said_stopping));
+                assert!(all.iter().all(|process| process.is_available()));
                 let ready = all.iter().filter_map(|process| process.ready_at).max().expect("all are ready");
                 let soaked = now >= ready.after(made.policy.soak) || service.last_down >= ready;
-                assert!(soaked, "it serves before its soak is over");
+                assert!(back || soaked, "it serves before its soak is over");
                 let service = self.services.get_mut(&id).expect("it exists");
+                service.served.insert(*generation);
                 service.old = service.serving.replace(*generation);
             }
+            Step::SwitchingBack { generation } => {
+                let first = self.upgrades.iter().find(|(_, up)| up.service == id && up.state == Course::Waits);
+                let upgrade = *first.expect("somebody asked for it").0;
+                self.upgrades.get_mut(&upgrade).expect("it exists").state = Course::Runs;
+                let service = self.services.get_mut(&id).expect("it exists");
+                assert!(service.served.contains(generation) && service.serving != Some(*generation));
+                assert_eq!(service.in_flight.replace(upgrade), None, "two upgrades in flight");
+                service.back = Some(*generation);
+            }
+            Step::Rolled { ready, .. } => self.services.get_mut(&id).expect("it exists").rolled = *ready as usize,
+            Step::Standby { generation, .. } => {
+                let service = self.services.get_mut(&id).expect("it exists");
+                assert_eq!(service.old.take(), Some(*generation));
+            }
+            Step::Returning { .. } => {
+                let (_, candidate) = self.pair(id).expect("there are two");
+                let available = self.of(id, candidate).filter(|process| process.is_available()).count();
+                let service = self.services.get_mut(&id).expect("it exists");
+                // Those that have taken part go one by one.
+                service.returning = Some(available.saturating_sub(service.rolled));
+            }
             Step::Pinning
+            | Step::Weighted { .. }
+            | Step::HookBegun { .. }
+            | Step::Scaled { .. }
+            | Step::Unhealthy { .. }
+            | Step::Healthy { .. }
             | Step::Starting { .. }
             | Step::Spawned { .. }
             | Step::Soaking { .. }
@@ -335,6 +475,8 @@ impl Model {
         }
         assert_eq!(reason.is_none(), verdict == Verdict::Upgraded, "a reason for all but success");
         let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
+        let made = made.or(service.back.take().filter(|_| was == Course::Runs));
+        service.returning = None;
         if verdict == Verdict::Upgraded {
             assert_eq!(service.serving, made, "upgraded, and it does not serve");
             let old = service.old;
@@ -352,6 +494,9 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Op {
     Request(u8, Kind),
+    Rollback(u8, Option<u8>),
+    Promote(u8, bool),
+    Condemn(u8),
     Abort(u8),
     StopService(u8),
     Stop,
@@ -385,6 +530,8 @@ enum Deed {
     KeepAlive,
     WatchdogInterval(u16),
     WatchdogTrigger,
+    Healthy,
+    Unhealthy,
     Exit,
 }
 
@@ -431,7 +578,24 @@ impl World {
                 let kind =
                     if self.model.upgrades.values().any(|up| up.service == service) { kind } else { Kind::Start };
                 if let Ok(admission) = self.core.request(self.now, service, kind) {
-                    self.model.admitted(service, kind, admission);
+                    self.model.admitted(service, (kind, None), admission);
+                }
+            }
+            Op::Rollback(which, to) => {
+                let (service, to) = (self.service(which), to.map(|to| Generation(u64::from(to))));
+                if let Ok(admission) = self.core.rollback(self.now, service, to) {
+                    self.model.admitted(service, (Kind::Rollback, to), admission);
+                }
+            }
+            Op::Promote(which, full) => {
+                let service = self.service(which);
+                if let Ok(id) = self.core.promote(self.now, service, full) {
+                    assert_eq!(self.model.services[&service].in_flight, Some(id));
+                }
+            }
+            Op::Condemn(which) => {
+                if let Some(upgrade) = self.model.services[&self.service(which)].in_flight {
+                    self.handle(Event::Condemned { upgrade, reason: "too many errors".into() });
                 }
             }
             Op::Abort(which) => {
@@ -520,7 +684,11 @@ impl World {
         self.handle(Event::Tick);
         let silent = self.model.processes.iter().find(|(_, process)| process.is_silent(self.now));
         assert!(silent.is_none(), "{:?} is silent and nobody minds", silent.map(|(id, _)| id));
-        assert!(self.core.poll_timeout().is_none_or(|at| at > self.now), "the alarm would ring for ever");
+        assert!(
+            self.core.poll_timeout().is_none_or(|at| at > self.now),
+            "the alarm would ring for ever: {:#?}",
+            self.core
+        );
     }
 
     fn handle(&mut self, event: Event) {
@@ -536,10 +704,12 @@ impl World {
             if let Action::Conclude { service, upgrade, .. } = action {
                 self.first_start_goes_on(service, upgrade);
             }
-            if !matches!(
-                action,
-                Action::Progress { .. } | Action::Conclude { .. } | Action::Discard(_) | Action::Finish(_)
-            ) {
+            let answered = match action {
+                Action::Progress { .. } | Action::Conclude { .. } | Action::Discard(_) | Action::Finish(_) => false,
+                Action::RunHook { hook, .. } => matches!(hook, Hook::BeforeStart | Hook::AfterReady),
+                _ => true,
+            };
+            if answered {
                 self.pending.push(action);
             }
         }
@@ -608,6 +778,10 @@ impl World {
                 }
             }
             Action::SetWeights { service, .. } => self.handle(Event::WeightsSet(service)),
+            Action::RunHook { service, generation, hook, .. } => {
+                let result = if luck == Luck::Good { Ok(()) } else { Err(failure()) };
+                self.handle(Event::HookDone { service, generation, hook, result });
+            }
             Action::Stop(id) => {
                 self.handle(Event::Told(id));
                 if luck == Luck::Good && self.lives.get(&id).is_some_and(|life| *life != Life::Left) {
@@ -641,10 +815,18 @@ impl World {
     fn check(&mut self) {
         for service in self.core.services().values() {
             let serving = service.generations.values().filter(|generation| generation.role == Role::Serving).count();
-            let candidate = |role| matches!(role, Role::Starting | Role::Soaking { .. } | Role::Switching);
+            let candidate = |role| match role {
+                Role::Starting
+                | Role::Soaking { .. }
+                | Role::Rolling { .. }
+                | Role::Stepping { .. }
+                | Role::Switching => true,
+                Role::Serving | Role::Standby { .. } | Role::Retreating | Role::Draining | Role::Ending => false,
+            };
             let candidates = service.generations.values().filter(|generation| candidate(generation.role)).count();
             assert!(serving <= 1 && candidates <= 1, "{serving} serve, {candidates} are candidates");
             assert_eq!(service.upgrade.as_ref().map(|up| up.id), self.model.services[&service.id].in_flight);
+            self.goes_where_it_may(service);
         }
         let waits = self.model.upgrades.values().any(|up| up.state != Course::Over);
         assert!(!waits || self.core.poll_timeout().is_some() || !self.pending.is_empty(), "a wait without a deadline");
@@ -657,6 +839,30 @@ impl World {
         let read: Core = serde_json::from_str(&document).expect("and read again");
         assert_eq!(read, self.core);
         self.core = read;
+    }
+
+    /// No connection goes to what is not ready, as long as there is something else; and after an upgrade that failed
+    /// what serves has all of them.
+    fn goes_where_it_may(&self, service: &super::super::service::Service) {
+        let routes = service.routes();
+        let percent: u32 = routes.iter().map(|route| route.percent).sum();
+        assert!(percent == 100 || service.generations.is_empty() || routes.len() < 2, "{routes:?}");
+        if let (Some(serving), None) = (service.serving(), &service.upgrade) {
+            let helped = service.generations.values().any(|generation| generation.role == Role::Retreating);
+            assert!(helped || service.weights().contains(&(serving.number, 100)), "{:?}", service.weights());
+        }
+        for route in &routes {
+            let generations = service.generations.values();
+            let instances = generations.flat_map(|generation| generation.instances.values());
+            let there: Vec<_> = instances.filter(|instance| route.slots.contains(&instance.slot)).collect();
+            let available = |id: &InstanceId| self.model.processes.get(id).is_some_and(Process::is_available);
+            if service.generations[&route.generation].available() > 0 {
+                for slot in &route.slots {
+                    let served = there.iter().any(|one| one.slot == *slot && available(&one.id));
+                    assert!(served, "nobody answers in {slot}: {routes:?}");
+                }
+            }
+        }
     }
 
     /// The shell answers well, every process does what it is meant to: what is left in the end?
@@ -685,6 +891,7 @@ impl World {
                 Some((id, true)) => self.act(id, Deed::Exit),
                 Some((id, false)) => {
                     self.act(id, Deed::Ready);
+                    self.act(id, Deed::Healthy);
                     if self.model.processes[&id].ready_at.is_none() {
                         self.act(id, Deed::Exit);
                     }
@@ -703,11 +910,19 @@ impl World {
         let mut needed = BTreeSet::new();
         for (id, service) in self.core.services() {
             let stopped = self.model.ending || self.model.services[id].stopping;
-            assert!(service.generations.len() <= 1, "{} generations are left", service.generations.len());
+            // What could not come back is helped out by what was to replace it.
+            let helps = |it: &&super::super::service::Generation| it.role == Role::Retreating && it.is_up();
+            let helped =
+                service.generations.values().find(helps).filter(|_| !service.serving().expect("one").is_ready());
+            needed.extend(helped.map(|helper| helper.release));
+            let left = service.generations.len() - usize::from(helped.is_some());
+            assert!(left <= 1, "{left} generations are left: {service:#?}");
             assert!(!stopped || service.generations.is_empty(), "it was stopped");
             if let Some(generation) = service.generations.values().next() {
                 assert_eq!(generation.role, Role::Serving);
-                assert!(generation.is_ready() || generation.seats.iter().any(|seat| seat.instance.is_none()));
+                let stopping = generation.instances.values().any(|instance| instance.said_stopping);
+                let empty = generation.seats.iter().any(|seat| seat.instance.is_none());
+                assert!(generation.is_ready() || stopping || empty);
                 assert_eq!(
                     generation.instances.len(),
                     generation.seats.iter().filter_map(|seat| seat.instance).count()
@@ -715,6 +930,7 @@ impl World {
                 needed.insert(generation.release);
             }
             needed.extend(service.pinned.as_ref().map(|(release, _)| *release));
+            needed.extend(service.every_kept().map(|kept| kept.release));
         }
         assert_eq!(self.model.releases, needed, "releases that nobody needs");
     }
@@ -741,6 +957,8 @@ impl Deed {
             Self::KeepAlive => InstanceEvent::KeepAlive,
             Self::WatchdogInterval(seconds) => InstanceEvent::WatchdogInterval(secs(u64::from(seconds))),
             Self::WatchdogTrigger => InstanceEvent::WatchdogTrigger,
+            Self::Healthy => InstanceEvent::Healthy,
+            Self::Unhealthy => InstanceEvent::Unhealthy("500".into()),
             Self::Exit => InstanceEvent::Exited(Exit::Code(1)),
         }
     }
@@ -767,6 +985,8 @@ fn op() -> impl Strategy<Value = Op> {
             6 => Just(Deed::KeepAlive),
             1 => (0..20_u16).prop_map(Deed::WatchdogInterval),
             1 => Just(Deed::WatchdogTrigger),
+            4 => Just(Deed::Healthy),
+            1 => Just(Deed::Unhealthy),
             2 => Just(Deed::Exit),
         ]
     };
@@ -778,6 +998,9 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Alarm),
         3 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Echo(which, deed)),
         2 => any::<u8>().prop_map(Op::Abort),
+        3 => (any::<u8>(), proptest::option::of(1..6_u8)).prop_map(|(which, to)| Op::Rollback(which, to)),
+        3 => (any::<u8>(), any::<bool>()).prop_map(|(which, full)| Op::Promote(which, full)),
+        1 => any::<u8>().prop_map(Op::Condemn),
         2 => Just(Op::Succeed),
         1 => any::<u8>().prop_map(Op::StopService),
     ]
@@ -795,8 +1018,14 @@ fn end() -> impl Strategy<Value = Vec<Op>> {
 
 fn some_policy() -> impl Strategy<Value = Policy> {
     let watchdog = select(vec![None, None, Some(secs(3)), Some(secs(10))]);
-    (1..3_u32, select(vec![0, 0, 5]), any::<bool>(), 1..4_u32, 0..4_u32, watchdog).prop_map(
-        |(instances, soak, alive, max_draining, give_up_after, watchdog)| Policy {
+    let hooks = select(vec![vec![], vec![], Hook::ALL.to_vec(), vec![Hook::BeforeStart], vec![Hook::AfterDrain]]);
+    let extras = (some_way(), any::<bool>(), hooks, 0..3_u32);
+    (1..4_u32, select(vec![0, 0, 5]), any::<bool>(), 1..4_u32, 0..4_u32, watchdog, extras).prop_map(
+        |(instances, soak, alive, max_draining, give_up_after, watchdog, (strategy, health, present, keep))| Policy {
+            strategy,
+            health,
+            hooks: Hooks { present, timeout: secs(20) },
+            keep_releases: keep,
             instances,
             readiness: if alive { Readiness::Alive(secs(1)) } else { Readiness::Reported },
             soak: secs(soak),
@@ -806,6 +1035,22 @@ fn some_policy() -> impl Strategy<Value = Policy> {
             ..policy()
         },
     )
+}
+
+fn some_way() -> impl Strategy<Value = Way> {
+    let rolling = (0..3_u32, 0..3_u32).prop_map(|(max_surge, max_unavailable)| Way::Rolling {
+        max_surge: if max_unavailable == 0 { max_surge.max(1) } else { max_surge },
+        max_unavailable,
+    });
+    let step = (1..100_u32, 0..60_u64).prop_map(|(weight, hold)| CanaryStep { weight, hold: secs(hold) });
+    let canary = (vec(step, 1..3), any::<bool>()).prop_map(|(steps, manual)| Way::Canary { steps, manual });
+    prop_oneof![
+        3 => Just(Way::Overlap),
+        3 => rolling,
+        2 => canary,
+        2 => (0..100_u64).prop_map(|standby| Way::BlueGreen { standby: secs(standby) }),
+        2 => Just(Way::StopStart),
+    ]
 }
 
 fn world() -> impl Strategy<Value = (u32, FirstFailure, Vec<Policy>)> {

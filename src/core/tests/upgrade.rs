@@ -6,17 +6,17 @@ use super::*;
 use InstanceEvent as E;
 
 /// A machine with one service, and what it wanted since somebody last looked.
-struct Bench {
-    core: Core,
-    now: Time,
-    service: ServiceId,
+pub(super) struct Bench {
+    pub(super) core: Core,
+    pub(super) now: Time,
+    pub(super) service: ServiceId,
     steps: Vec<Step>,
-    policy: Policy,
+    pub(super) policy: Policy,
     releases: u64,
 }
 
 impl Bench {
-    fn new(policy: Policy, first_failure: FirstFailure) -> Self {
+    pub(super) fn new(policy: Policy, first_failure: FirstFailure) -> Self {
         let mut core = Core::new();
         let service = core.add_service(Generation(1), first_failure);
         Self { core, now: Time(1_000_000_000), service, steps: vec![], policy, releases: 0 }
@@ -63,51 +63,51 @@ impl Bench {
         InstanceId { service: self.service, generation: Generation(generation), number }
     }
 
-    fn request(&mut self, kind: Kind) -> Result<Admission, Refusal> {
+    pub(super) fn request(&mut self, kind: Kind) -> Result<Admission, Refusal> {
         self.core.request(self.now, self.service, kind)
     }
 
-    fn handle(&mut self, event: Event) {
+    pub(super) fn handle(&mut self, event: Event) {
         // A successor that reads the state document must go on in the same way, so each scene plays through one.
         let document = serde_json::to_string(&self.core).expect("the state can be written");
         self.core = serde_json::from_str(&document).expect("and read again");
         self.core.handle(self.now, event);
     }
 
-    fn on(&mut self, generation: u64, number: u32, event: InstanceEvent) {
+    pub(super) fn on(&mut self, generation: u64, number: u32, event: InstanceEvent) {
         self.handle(Event::Instance(self.id(generation, number), event));
     }
 
     /// The release of this number is resolved for the upgrade of the same number, under the bench's policy.
-    fn pinned(&mut self, upgrade: u64) {
+    pub(super) fn pinned(&mut self, upgrade: u64) {
         self.releases += 1;
         self.pinned_as(upgrade, self.releases);
     }
 
-    fn pinned_as(&mut self, upgrade: u64, release: u64) {
+    pub(super) fn pinned_as(&mut self, upgrade: u64, release: u64) {
         let (upgrade, release) = (UpgradeId(upgrade), ReleaseId(release));
         self.handle(Event::Pinned { upgrade, release, policy: self.policy.clone() });
     }
 
-    fn spawn(&mut self, generation: u64, number: u32) {
+    pub(super) fn spawn(&mut self, generation: u64, number: u32) {
         self.on(generation, number, E::Prepared);
         self.on(generation, number, E::Launched);
     }
 
-    fn weights_set(&mut self) {
+    pub(super) fn weights_set(&mut self) {
         self.handle(Event::WeightsSet(self.service));
     }
 
-    fn told(&mut self, generation: u64, number: u32) {
+    pub(super) fn told(&mut self, generation: u64, number: u32) {
         self.handle(Event::Told(self.id(generation, number)));
     }
 
-    fn ends(&mut self, generation: u64, number: u32, exit: Exit) {
+    pub(super) fn ends(&mut self, generation: u64, number: u32, exit: Exit) {
         self.on(generation, number, E::Exited(exit));
         self.on(generation, number, E::Emptied);
     }
 
-    fn pass(&mut self, span: Duration) {
+    pub(super) fn pass(&mut self, span: Duration) {
         self.now = self.now.after(span);
         self.handle(Event::Tick);
     }
@@ -143,7 +143,7 @@ impl Bench {
         service.generations.values().map(|generation| (generation.number.0, generation.role)).collect()
     }
 
-    fn actions(&mut self) -> Vec<String> {
+    pub(super) fn actions(&mut self) -> Vec<String> {
         let mut texts = vec![];
         while let Some(action) = self.core.poll_action() {
             match action {
@@ -155,11 +155,11 @@ impl Bench {
     }
 
     #[track_caller]
-    fn wants(&mut self, expected: &[&str]) {
+    pub(super) fn wants(&mut self, expected: &[&str]) {
         assert_eq!(self.actions(), expected);
     }
 
-    fn last_step(&self) -> &Step {
+    pub(super) fn last_step(&self) -> &Step {
         self.steps.last().expect("something was told")
     }
 }
@@ -175,6 +175,8 @@ fn text(action: &Action) -> String {
             let parts: Vec<String> = weights.iter().map(|(number, weight)| format!("{number}={weight}")).collect();
             format!("weights {}", parts.join(" "))
         }
+        Action::RunHook { generation, hook, reason: None, .. } => format!("hook {hook} {generation}"),
+        Action::RunHook { generation, hook, reason: Some(reason), .. } => format!("hook {hook} {generation}: {reason}"),
         Action::Stop(id) => format!("stop {}", name(id)),
         Action::Abort(id) => format!("abort {}", name(id)),
         Action::Kill(id) => format!("kill {}", name(id)),
