@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
-use crate::config::{self, Config, ConfigError, Log, ReadyBy, Service, format_duration};
+use crate::config::{
+    self, Affinity, Canary, CanaryStep, Config, ConfigError, Log, ReadyBy, Service, Strategy, Traffic, UpgradeProbe,
+    format_duration,
+};
 
 /// What a config would run.
 #[derive(Clone, Debug)]
@@ -25,7 +28,15 @@ pub struct Report {
 /// Where the file cannot be read, or what it says cannot be meant.
 pub fn check(path: &Path, name: Option<&str>) -> Result<Report, ConfigError> {
     let config = config::load(path, name)?;
-    let warnings = config.services.iter().flat_map(warnings).collect();
+    let is_one_of_several = config.services.len() > 1;
+    let named = |service: &Service, warning| {
+        if is_one_of_several { format!("{}: {warning}", service.name) } else { warning }
+    };
+    let warnings = config
+        .services
+        .iter()
+        .flat_map(|service| warnings(service).into_iter().map(move |warning| named(service, warning)))
+        .collect();
     Ok(Report { config, warnings })
 }
 
@@ -71,6 +82,9 @@ impl fmt::Display for Report {
                 writeln!(f, "  {role:<10} {}", groups.join(", "))?;
             }
         }
+        if self.config.atomic {
+            writeln!(f, "  {:<10} all services or none", "upgrade")?;
+        }
         for service in &self.config.services {
             write_service(f, service)?;
         }
@@ -88,8 +102,17 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     if let Some(user) = &service.privileges.user {
         line("user", user)?;
     }
+    if !service.after.is_empty() {
+        line("after", &service.after.join(", "))?;
+    }
+    if service.instances != 1 {
+        line("instances", &service.instances)?;
+    }
     for listen in &service.listen {
         line("listen", &format_args!("{} on {}", listen.name, listen.address))?;
+    }
+    if service.traffic == Traffic::Steered {
+        line("traffic", &service.traffic.word())?;
     }
     let Service { ready, watchdog, upgrade, drain, restart, .. } = service;
     let by = match &ready.by {
@@ -103,8 +126,13 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         let (timeout, signal) = (format_duration(timeout), signal_name(watchdog.signal));
         line("watchdog", &format_args!("WATCHDOG=1 every {timeout}, else {signal}"))?;
     }
-    let soak = format_duration(upgrade.soak);
-    line("upgrade", &format_args!("soak {soak}, at most {} draining", upgrade.max_draining))?;
+    let (strategy, soak) = (strategy(&upgrade.strategy), format_duration(upgrade.soak));
+    line("upgrade", &format_args!("{strategy}, soak {soak}, at most {} draining", upgrade.max_draining))?;
+    if let Some(probe) = &upgrade.probe {
+        let UpgradeProbe { http, rate, listener, max_error_rate } = probe;
+        let budget = max_error_rate.map(|budget| format!(", at most {budget} errors")).unwrap_or_default();
+        line("probe", &format_args!("{http} through {listener}, {rate} a second{budget}"))?;
+    }
     let timeout = format_duration(drain.timeout);
     line("drain", &format_args!("{}, SIGKILL after {timeout}", signal_name(drain.signal)))?;
     let (min, max) = (format_duration(restart.backoff_min), format_duration(restart.backoff_max));
@@ -117,6 +145,35 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         Log::Inherit => line("log", &"inherit"),
         Log::Journal => line("log", &"journal"),
         Log::File(path) => line("log", &path.display()),
+    }
+}
+
+fn strategy(strategy: &Strategy) -> String {
+    match strategy {
+        Strategy::Overlap | Strategy::StopStart => strategy.word().to_owned(),
+        Strategy::Rolling { max_surge, max_unavailable } => {
+            format!("rolling with up to {max_surge} more and {max_unavailable} fewer")
+        }
+        Strategy::Canary(Canary { steps, manual, from, affinity }) => {
+            let step = |step: &CanaryStep| match manual {
+                true => format!("{}%", step.weight),
+                false => format!("{}% for {}", step.weight, format_duration(step.hold)),
+            };
+            let mut text = format!("canary at {}", steps.iter().map(step).collect::<Vec<_>>().join(", "));
+            if *manual {
+                text.push_str(" by hand");
+            }
+            if !from.is_empty() {
+                let from: Vec<_> = from.iter().map(ToString::to_string).collect();
+                text.push_str(&format!(", clients of {}", from.join(", ")));
+            }
+            if *affinity == Affinity::Source {
+                text.push_str(", by the client's address");
+            }
+            text
+        }
+        Strategy::BlueGreen { standby } if standby.is_zero() => "blue-green without a standby".to_owned(),
+        Strategy::BlueGreen { standby } => format!("blue-green with a standby for {}", format_duration(*standby)),
     }
 }
 
@@ -190,7 +247,49 @@ service web
   user       web
   listen     http on 8080
   ready      READY=1, within 30s
-  upgrade    soak 5s, at most 5 draining
+  upgrade    overlap, soak 5s, at most 5 draining
+  drain      SIGTERM, SIGKILL after 30s
+  restart    after 100ms to 30s, given up after 10 failures in a row
+  log        capture
+"
+        );
+    }
+
+    #[test]
+    fn a_report_names_every_service() {
+        let directory = Directory::new("several");
+        let report = directory
+            .check(
+                "[supervisor]\natomic = true\n[service.web]\ncommand = [\"/bin/sh\"]\nafter = [\"api\"]\ninstances = 4\n\
+                 traffic = \"steered\"\n[[service.web.listen]]\naddress = \"8080\"\n[service.web.upgrade]\n\
+                 strategy = \"canary\"\nprobe = { http = \"/\" }\nmax-error-rate = \"1%\"\n[service.web.upgrade.canary]\n\
+                 steps = [{ weight = 5, hold = \"30s\" }, { weight = 50, hold = \"1m\" }]\nfrom = [\"::1/128\"]\n\
+                 affinity = \"source\"\n[service.api]\ncommand = [\"/none\"]\n[service.api.upgrade]\n\
+                 strategy = \"rolling\"\n",
+            )
+            .expect("a report");
+        assert_eq!(report.warnings, ["api: the program /none is not there"]);
+        assert_eq!(
+            report.to_string(),
+            "\
+supervisor web
+  upgrade    all services or none
+service web
+  command    /bin/sh
+  after      api
+  instances  4
+  listen     web on 8080
+  traffic    steered
+  ready      READY=1, within 30s
+  upgrade    canary at 5% for 30s, 50% for 1m, clients of ::1/128, by the client's address, soak 0s, at most 5 draining
+  probe      / through web, 20 a second, at most 1% errors
+  drain      SIGTERM, SIGKILL after 30s
+  restart    after 100ms to 30s, given up after 10 failures in a row
+  log        capture
+service api
+  command    /none
+  ready      READY=1, within 30s
+  upgrade    rolling with up to 1 more and 0 fewer, soak 0s, at most 5 draining
   drain      SIGTERM, SIGKILL after 30s
   restart    after 100ms to 30s, given up after 10 failures in a row
   log        capture

@@ -9,8 +9,8 @@ use toml::Spanned;
 
 use crate::config::error::Problem;
 use crate::config::raw::{
-    Amount, BackoffText, Drain, DurationText, Listen, Log, Native, Octal, Ready, Restart, Service, Supervisor, Upgrade,
-    Watchdog,
+    Amount, BackoffText, Canary, Drain, DurationText, Listen, Log, Native, Octal, Percent, Probe, Ready, Restart,
+    Service, Step, Supervisor, Upgrade, Watchdog,
 };
 use crate::config::source::CommandLine;
 use crate::config::{self, Config, ConfigError, split_listen};
@@ -28,6 +28,17 @@ pub struct RunFlags {
     /// listener's entry in LISTEN_FDNAMES; without it, a listener is called after the service.
     #[arg(long, value_name = "[NAME=]ADDR")]
     pub listen: Vec<String>,
+
+    /// How many processes of the service there are [default: 1].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub instances: Option<i64>,
+
+    /// How new connections are divided [default: shared].
+    ///
+    /// `shared`: all processes accept from one socket. `steered`: each has its own, and a program in the kernel chooses
+    /// among them, so that connections can be divided between releases; TCP only.
+    #[arg(long, value_name = "KIND")]
+    pub traffic: Option<String>,
 
     /// What proves that the service is ready.
     ///
@@ -52,6 +63,44 @@ pub struct RunFlags {
     /// The signal that ends a service that does not [default: SIGABRT].
     #[arg(long, value_name = "SIGNAL")]
     pub watchdog_signal: Option<String>,
+
+    /// How a new release takes the place of the old one [default: overlap].
+    ///
+    /// `overlap`: all of it beside all of the old one, then the switch. `rolling`: a few instances at a time. `canary`: a
+    /// share of new connections that grows. `blue-green`: as `overlap`, and the old one is kept alive for a quick return.
+    /// `stop-start`: the old one ends first, and callers wait. `canary` and `blue-green` need `--traffic steered`.
+    #[arg(long, value_name = "STRATEGY")]
+    pub upgrade_strategy: Option<String>,
+
+    /// How many more instances there may be in a `rolling` upgrade, or which part such as `25%` [default: 1].
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub upgrade_max_surge: Option<String>,
+
+    /// How many instances may be missing in a `rolling` upgrade, or which part such as `25%` [default: 0].
+    #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
+    pub upgrade_max_unavailable: Option<String>,
+
+    /// The steps of a `canary`, such as `5:30s,50:1m`: the share of new connections in percent, and for how long.
+    ///
+    /// Without any TIME each step waits for `zdsup promote`.
+    #[arg(long, value_name = "PERCENT[:TIME],...")]
+    pub upgrade_canary: Option<String>,
+
+    /// How long the old release is kept alive after a `blue-green` upgrade; 0s not at all [default: 10m].
+    #[arg(long, value_name = "TIME")]
+    pub upgrade_standby: Option<String>,
+
+    /// How many releases that served are kept beside the one that serves, to go back to [default: 5].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub upgrade_keep_releases: Option<i64>,
+
+    /// A path that is asked for during an upgrade, through the first listener as a client would, and counted.
+    #[arg(long, value_name = "PATH")]
+    pub upgrade_probe: Option<String>,
+
+    /// How many of these requests may fail, such as `1%`, before the upgrade does [default: they are only counted].
+    #[arg(long, value_name = "PERCENT")]
+    pub upgrade_max_error_rate: Option<String>,
 
     /// How long a new release must stay up before the old one is told to stop [default: 0s].
     #[arg(long, value_name = "TIME")]
@@ -180,6 +229,8 @@ impl RunFlags {
         let supervisor = Supervisor {
             operators: list(&mut line, "--operators", self.operators.as_deref()).unwrap_or_default(),
             viewers: list(&mut line, "--viewers", self.viewers.as_deref()).unwrap_or_default(),
+            // There is one service.
+            atomic: false,
         };
         match self.service(&mut line) {
             Ok(service) => config::from_flags(supervisor, service, line, name, directory),
@@ -190,15 +241,15 @@ impl RunFlags {
     fn service(&self, line: &mut CommandLine) -> Result<Service, Problem> {
         Ok(Service {
             listen: self.listen.iter().map(|listen| self::listen(line, listen)).collect(),
+            instances: number(line, "--instances", self.instances),
+            traffic: text(line, "--traffic", self.traffic.as_deref()),
+            after: Vec::new(),
             ready: self.ready(line)?,
             watchdog: Watchdog {
                 timeout: duration(line, "--watchdog-timeout", self.watchdog_timeout.as_deref()),
                 signal: text(line, "--watchdog-signal", self.watchdog_signal.as_deref()),
             },
-            upgrade: Upgrade {
-                soak: duration(line, "--upgrade-soak", self.upgrade_soak.as_deref()),
-                max_draining: number(line, "--upgrade-max-draining", self.upgrade_max_draining),
-            },
+            upgrade: self.upgrade(line)?,
             drain: Drain {
                 signal: text(line, "--drain-signal", self.drain_signal.as_deref()),
                 timeout: duration(line, "--drain-timeout", self.drain_timeout.as_deref()),
@@ -265,6 +316,44 @@ impl RunFlags {
         ready.interval = duration(line, "--ready-interval", self.ready_interval.as_deref());
         Ok(ready)
     }
+
+    fn upgrade(&self, line: &mut CommandLine) -> Result<Upgrade, Problem> {
+        Ok(Upgrade {
+            strategy: text(line, "--upgrade-strategy", self.upgrade_strategy.as_deref()),
+            max_surge: amount(line, "--upgrade-max-surge", self.upgrade_max_surge.as_deref()),
+            max_unavailable: amount(line, "--upgrade-max-unavailable", self.upgrade_max_unavailable.as_deref()),
+            canary: self.upgrade_canary.as_deref().map(|steps| canary(line, steps)).transpose()?,
+            standby: duration(line, "--upgrade-standby", self.upgrade_standby.as_deref()),
+            soak: duration(line, "--upgrade-soak", self.upgrade_soak.as_deref()),
+            max_draining: number(line, "--upgrade-max-draining", self.upgrade_max_draining),
+            keep_releases: number(line, "--upgrade-keep-releases", self.upgrade_keep_releases),
+            probe: self.upgrade_probe.as_deref().map(|path| {
+                let http = line.flag("--upgrade-probe", path.as_ref(), path.to_owned());
+                Spanned::new(http.span(), Probe { http: Some(http), ..Probe::default() })
+            }),
+            max_error_rate: self
+                .upgrade_max_error_rate
+                .as_ref()
+                .map(|text| line.flag("--upgrade-max-error-rate", text.as_ref(), Percent(text.clone()))),
+        })
+    }
+}
+
+/// `5:30s,50:1m`; `5,50` where each step waits for somebody.
+fn canary(line: &mut CommandLine, text: &str) -> Result<Spanned<Canary>, Problem> {
+    let span = line.flag("--upgrade-canary", text.as_ref(), ()).span();
+    let step = |text: &str| {
+        let (weight, hold) = text.split_once(':').map_or((text, None), |(weight, hold)| (weight, Some(hold)));
+        let weight = weight.parse().map_err(|_| {
+            Problem::new(span.clone(), format!("`{}` is not a step", text.escape_debug()))
+                .hint("write a percentage and a time, such as `5:30s`")
+        })?;
+        let hold = hold.map(|hold| Spanned::new(span.clone(), DurationText(hold.to_owned())));
+        Ok(Spanned::new(span.clone(), Step { weight: Some(Spanned::new(span.clone(), weight)), hold }))
+    };
+    let steps: Vec<_> = text.split(',').map(step).collect::<Result<_, Problem>>()?;
+    let manual = steps.iter().all(|step| step.get_ref().hold.is_none());
+    Ok(Spanned::new(span, Canary { steps, manual, ..Canary::default() }))
 }
 
 fn listen(line: &mut CommandLine, text: &str) -> Spanned<Listen> {
@@ -315,6 +404,13 @@ fn text(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Opti
 
 fn duration(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Option<Spanned<DurationText>> {
     value.map(|text| line.flag(flag, text.as_ref(), DurationText(text.to_owned())))
+}
+
+fn amount(line: &mut CommandLine, flag: &'static str, value: Option<&str>) -> Option<Spanned<Amount>> {
+    value.map(|text| {
+        let amount = text.parse().map_or_else(|_| Amount::Text(text.to_owned()), Amount::Number);
+        line.flag(flag, text.as_ref(), amount)
+    })
 }
 
 fn path(line: &mut CommandLine, flag: &'static str, value: Option<&OsStr>) -> Option<Spanned<Native>> {

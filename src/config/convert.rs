@@ -1,6 +1,5 @@
 //! What was written becomes what is meant, once, with every check.
 
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
@@ -12,10 +11,16 @@ use toml::Spanned;
 use super::error::Problem;
 use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
-use super::{Drain, Log, Privileges, Restart, Service, Upgrade, Watchdog, explain};
+use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
 
 mod listen;
 mod ready;
+mod several;
+mod upgrade;
+
+pub(crate) use several::services;
+
+use upgrade::Around;
 
 type Result<T> = std::result::Result<T, Problem>;
 
@@ -31,11 +36,24 @@ pub(crate) enum Origin<'a> {
     },
 }
 
+impl Origin<'_> {
+    /// How something is written there.
+    fn either(self, in_file: &'static str, in_flags: &'static str) -> &'static str {
+        match self {
+            Self::File => in_file,
+            Self::Flags { .. } => in_flags,
+        }
+    }
+}
+
 /// The longest name, bytes: the limit for names of descriptors in systemd, and for a file's name.
 const NAME_MAX: usize = 255;
 
 /// The most descriptors that a store can be made for: each is compared with those that are there.
 const FD_STORE_MAX: i64 = 1024;
+
+/// The most instances of a service.
+const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
 const OWN_VARIABLES: [&str; 11] = [
@@ -52,23 +70,6 @@ const OWN_VARIABLES: [&str; 11] = [
     "ZDSUP_SERVICE",
 ];
 
-/// The services of a file: exactly one for now.
-pub(crate) fn services(raw: BTreeMap<Spanned<String>, raw::Service>) -> Result<Vec<Service>> {
-    let mut by_place: Vec<_> = raw.into_iter().collect();
-    by_place.sort_by_key(|(name, _)| name.span().start);
-    if let [(first, _), (second, _), ..] = &by_place[..] {
-        return Err(Problem::new(second.span(), "a second service")
-            .also(first.span(), "the first one")
-            .hint("this version of zdsup runs one service: give the other a file and a supervisor of its own"));
-    }
-    if by_place.is_empty() {
-        return Err(
-            Problem::new(0..0, "no service").hint("add one: `[service.web]` with `command = [\"/path/to/program\"]`")
-        );
-    }
-    by_place.into_iter().map(|(name, raw)| service(&name, raw, Origin::File)).collect()
-}
-
 /// One service.
 pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<'_>) -> Result<Service> {
     check_name(name, "a service's name")?;
@@ -78,13 +79,23 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         Some(words) => command(words, anchored)?,
         None => return Err(missing_command(name, origin)),
     };
-    let listen = listen::listeners(name.get_ref(), raw.listen, origin)?;
+    let instances =
+        raw.instances.map_or(Ok(1), |instances| number(&instances, 1..=INSTANCES_MAX, "the number of instances"))?;
+    let traffic_place = raw.traffic.as_ref().map(Spanned::span);
+    let traffic = raw.traffic.as_ref().map_or(Ok(Traffic::default()), traffic)?;
+    let steered = traffic_place.clone().filter(|_| traffic == Traffic::Steered);
+    let listen = listen::listeners(name.get_ref(), raw.listen, steered, origin)?;
     let fd_store_max = raw
         .fd_store_max
         .map_or(Ok(0), |max| number(&max, 0..=FD_STORE_MAX, "the number of stored descriptors (0 stores none)"))?;
+    let around = Around { instances, traffic, traffic_place, listen: &listen, origin };
+    let upgrade = upgrade::upgrade(raw.upgrade, &around)?;
     Ok(Service {
         name: name.get_ref().clone(),
         command,
+        instances,
+        traffic,
+        after: raw.after.into_iter().map(Spanned::into_inner).collect(),
         working_directory,
         environment: raw.environment.into_iter().map(variable).collect::<Result<_>>()?,
         environment_file: optional(raw.environment_file, |path| absolute_path(path, origin))?,
@@ -110,7 +121,7 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         listen_pid: raw.listen_pid.unwrap_or(true),
         watchdog: watchdog(raw.watchdog)?,
         fd_store_max,
-        upgrade: upgrade(raw.upgrade)?,
+        upgrade,
         drain: drain(raw.drain)?,
         restart: restart(raw.restart)?,
     })
@@ -156,6 +167,37 @@ fn check_name(name: &Spanned<String>, what: &str) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// One of a few words.
+fn choice(word: &Spanned<String>, choices: &[&'static str], what: &str) -> Result<&'static str> {
+    let text = word.get_ref().as_str();
+    choices.iter().find(|choice| **choice == text).copied().ok_or_else(|| not_among(word, choices, what))
+}
+
+/// One of the names that there are.
+fn named<'a>(name: &Spanned<String>, names: impl Iterator<Item = &'a str> + Clone, what: &str) -> Result<&'a str> {
+    let is_meant = |found: &&str| *found == name.get_ref().as_str();
+    names.clone().find(is_meant).ok_or_else(|| not_among(name, &names.collect::<Vec<_>>(), what))
+}
+
+fn not_among(word: &Spanned<String>, known: &[&str], what: &str) -> Problem {
+    let problem = Problem::new(word.span(), format!("`{}` is not {what}", word.get_ref().escape_debug()));
+    if let Some(nearest) = explain::nearest(word.get_ref(), known.iter().copied()) {
+        return problem.hint(format!("did you mean `{nearest}`?"));
+    }
+    match known {
+        [] => problem.hint("there is none: remove it"),
+        [one] => problem.hint(format!("there is `{one}`")),
+        [all @ .., last] => problem.hint(format!("there are `{}` and `{last}`", all.join("`, `"))),
+    }
+}
+
+fn traffic(word: &Spanned<String>) -> Result<Traffic> {
+    Ok(match choice(word, &["shared", "steered"], "a kind of traffic")? {
+        "steered" => Traffic::Steered,
+        _ => Traffic::Shared,
+    })
 }
 
 fn missing_command(name: &Spanned<String>, origin: Origin<'_>) -> Problem {
@@ -288,16 +330,6 @@ fn watchdog(raw: raw::Watchdog) -> Result<Watchdog> {
             nonzero(&timeout, "the watchdog's timeout", "leave it out to have no watchdog")
         })?,
         signal: raw.signal.map_or(Ok(default.signal), |name| signal(&name))?,
-    })
-}
-
-fn upgrade(raw: raw::Upgrade) -> Result<Upgrade> {
-    let default = Upgrade::default();
-    Ok(Upgrade {
-        soak: raw.soak.map_or(Ok(default.soak), |soak| duration(&soak))?,
-        max_draining: raw.max_draining.map_or(Ok(default.max_draining), |max| {
-            number(&max, 1..=u32::MAX.into(), "the number of draining generations")
-        })?,
     })
 }
 

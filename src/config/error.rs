@@ -27,7 +27,7 @@ struct Inner {
 #[derive(Clone, Debug)]
 enum Place {
     /// In a text.
-    Span { source: Arc<Source>, span: Range<usize>, also: Option<(Range<usize>, String)> },
+    Span { source: Arc<Source>, span: Range<usize>, also: Vec<(Range<usize>, String)> },
     /// A file as a whole.
     File(PathBuf),
     /// A flag that is no part of the text.
@@ -92,7 +92,7 @@ impl ConfigError {
             Some(flag) => format!("{flag}: {}", self.0.message),
             None => self.0.message.clone(),
         };
-        let group = Level::ERROR.primary_title(title).element(snippet(source, span, also.as_ref()));
+        let group = Level::ERROR.primary_title(title).element(snippet(source, span, also));
         renderer.render(&[group.elements(hint.map(|hint| Level::HELP.message(hint)))])
     }
 }
@@ -100,10 +100,10 @@ impl ConfigError {
 fn snippet<'a>(
     source: &'a Source,
     span: &Range<usize>,
-    also: Option<&'a (Range<usize>, String)>,
+    also: &'a [(Range<usize>, String)],
 ) -> Snippet<'a, Annotation<'a>> {
     let primary = AnnotationKind::Primary.span(source.drawable(span));
-    let also = also.map(|(span, label)| AnnotationKind::Context.span(source.drawable(span)).label(label));
+    let also = also.iter().map(|(span, label)| AnnotationKind::Context.span(source.drawable(span)).label(label));
     let snippet = Snippet::source(&source.text).annotation(primary).annotations(also);
     match &source.kind {
         SourceKind::File(path) => snippet.path(path.display().to_string()),
@@ -125,12 +125,12 @@ pub(crate) struct Problem {
     pub(crate) span: Range<usize>,
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
-    pub(crate) also: Option<(Range<usize>, String)>,
+    pub(crate) also: Vec<(Range<usize>, String)>,
 }
 
 impl Problem {
     pub(crate) fn new(span: Range<usize>, message: impl Into<String>) -> Self {
-        Self { span, message: message.into(), hint: None, also: None }
+        Self { span, message: message.into(), hint: None, also: Vec::new() }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -140,7 +140,7 @@ impl Problem {
 
     /// Another place that has to do with it.
     pub(crate) fn also(mut self, span: Range<usize>, label: impl Into<String>) -> Self {
-        self.also = Some((span, label.into()));
+        self.also.push((span, label.into()));
         self
     }
 }

@@ -3,13 +3,16 @@
 use super::error::Problem;
 
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
-pub(crate) const TABLES: [(&str, &[&str]); 9] = [
+pub(crate) const TABLES: [(&str, &[&str]); 12] = [
     ("", &["supervisor", "service"]),
-    ("[supervisor]", &["operators", "viewers"]),
+    ("[supervisor]", &["operators", "viewers", "atomic"]),
     (
         "[service.NAME]",
         &[
             "command",
+            "instances",
+            "traffic",
+            "after",
             "working-directory",
             "user",
             "group",
@@ -57,32 +60,42 @@ pub(crate) const TABLES: [(&str, &[&str]); 9] = [
     ),
     ("[service.NAME.ready]", &["by", "timeout", "fd", "exec", "interval", "alive-for"]),
     ("[service.NAME.watchdog]", &["timeout", "signal"]),
-    ("[service.NAME.upgrade]", &["soak", "max-draining"]),
+    (
+        "[service.NAME.upgrade]",
+        &[
+            "strategy",
+            "max-surge",
+            "max-unavailable",
+            "canary",
+            "standby",
+            "soak",
+            "max-draining",
+            "keep-releases",
+            "probe",
+            "max-error-rate",
+        ],
+    ),
+    ("[service.NAME.upgrade.canary]", &["steps", "manual", "from", "affinity"]),
+    ("[[service.NAME.upgrade.canary.steps]]", &["weight", "hold"]),
+    ("[service.NAME.upgrade.probe]", &["http", "rate", "listener"]),
     ("[service.NAME.drain]", &["signal", "timeout"]),
     ("[service.NAME.restart]", &["backoff", "give-up-after"]),
 ];
 
 /// Keys that the design has and this version has not.
-const LATER: [&str; 19] = [
-    "after",
-    "atomic",
+const LATER: [&str; 12] = [
     "capabilities",
     "handoff",
     "health",
     "hooks",
     "http",
-    "instances",
-    "keep-releases",
     "listener",
     "log-format",
-    "max-surge",
     "metrics",
     "mptcp",
     "protocol",
     "spread",
-    "strategy",
     "tcp",
-    "traffic",
 ];
 
 /// The error of a TOML document.

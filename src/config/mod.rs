@@ -19,10 +19,13 @@ mod convert;
 mod diff;
 pub(crate) mod error;
 mod explain;
+mod network;
+mod order;
 pub(crate) mod raw;
 mod read;
 pub(crate) mod source;
 mod units;
+mod upgrade;
 
 #[cfg(test)]
 mod tests;
@@ -30,9 +33,11 @@ mod tests;
 pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, split_listen};
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
+pub use network::{Network, NetworkError};
 pub use read::FILE_MAX;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;
+pub use upgrade::{Affinity, Canary, CanaryStep, ErrorBudget, Strategy, Traffic, Upgrade, UpgradeProbe};
 
 use convert::Origin;
 use error::Problem;
@@ -67,6 +72,7 @@ pub fn parse(text: &str, path: &Path, name: Option<&str>) -> Result<Config, Conf
         source: Some(absolute),
         operators: convert::accounts(raw.supervisor.operators).map_err(error)?,
         viewers: convert::accounts(raw.supervisor.viewers).map_err(error)?,
+        atomic: raw.supervisor.atomic,
         services: convert::services(raw.service).map_err(error)?,
     })
 }
@@ -112,6 +118,7 @@ pub(crate) fn from_flags(
         source: None,
         operators: convert::accounts(supervisor.operators).map_err(error)?,
         viewers: convert::accounts(supervisor.viewers).map_err(error)?,
+        atomic: supervisor.atomic,
         services: vec![convert::service(&Spanned::new(end, service_name), service, origin).map_err(error)?],
     })
 }
@@ -168,8 +175,24 @@ pub struct Config {
     pub operators: Vec<String>,
     /// Groups whose members may look.
     pub viewers: Vec<String>,
-    /// The services; exactly one for now.
+    /// Whether a reload of several services takes those already upgraded back when a later one fails. Default false.
+    pub atomic: bool,
+    /// The services in the order of the file; at least one. Names are distinct, listeners do not overlap, and each
+    /// `after` names others of them, without a circle.
     pub services: Vec<Service>,
+}
+
+impl Config {
+    /// The services in the order in which they are started and upgraded: each after those that it names, else as in the
+    /// file. They are stopped the other way round.
+    #[must_use]
+    pub fn in_order(&self) -> Vec<&Service> {
+        let place = |name: &String| self.services.iter().position(|service| service.name == *name);
+        let after: Vec<_> =
+            self.services.iter().map(|service| service.after.iter().filter_map(place).collect()).collect();
+        // There is no circle: that was refused.
+        order::in_order(&after).unwrap_or_default().into_iter().map(|number| &self.services[number]).collect()
+    }
 }
 
 /// One service.
@@ -180,6 +203,15 @@ pub struct Service {
     /// The program and its arguments; never empty.
     #[serde(with = "crate::sys::written::list")]
     pub command: Vec<OsString>,
+    /// How many processes a generation has: 1 to 1024. Default 1.
+    #[serde(default = "one")]
+    pub instances: u32,
+    /// How new connections are divided between generations.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// The services that it starts and is upgraded after, and stopped before.
+    #[serde(default)]
+    pub after: Vec<String>,
     /// Where it runs, unresolved: a symlink on the way is followed anew at each upgrade. Absolute.
     /// `None`: the root directory for a config file's service, the supervisor's own (logical) directory for `-- CMD`.
     #[serde(with = "crate::sys::written::option")]
@@ -211,6 +243,10 @@ pub struct Service {
     pub drain: Drain,
     /// What happens when it dies while serving.
     pub restart: Restart,
+}
+
+fn one() -> u32 {
+    1
 }
 
 /// Who a service runs as, and with what limits. `None` leaves things as the supervisor has them.
@@ -264,7 +300,7 @@ pub struct Listen {
 pub struct ListenOptions {
     /// listen(2) backlog; the kernel caps it at net.core.somaxconn. Default 4096.
     pub backlog: Option<u32>,
-    /// SO_REUSEPORT.
+    /// SO_REUSEPORT, where it is asked for; steered traffic has it without.
     pub reuse_port: bool,
     /// IPV6_V6ONLY.
     pub only_v6: Option<bool>,
@@ -350,21 +386,6 @@ pub struct Watchdog {
 impl Default for Watchdog {
     fn default() -> Self {
         Self { timeout: None, signal: nix::libc::SIGABRT }
-    }
-}
-
-/// How a service is upgraded.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Upgrade {
-    /// How long a ready candidate must stay up before the old generation is told to stop. Default 0.
-    pub soak: Duration,
-    /// Generations that may drain at once. Default 5, at least 1.
-    pub max_draining: u32,
-}
-
-impl Default for Upgrade {
-    fn default() -> Self {
-        Self { soak: Duration::ZERO, max_draining: 5 }
     }
 }
 

@@ -23,12 +23,16 @@ pub(crate) struct File {
 pub(crate) struct Supervisor {
     pub(crate) operators: Vec<Spanned<String>>,
     pub(crate) viewers: Vec<Spanned<String>>,
+    pub(crate) atomic: bool,
 }
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Service {
     pub(crate) command: Option<Command>,
+    pub(crate) instances: Option<Spanned<i64>>,
+    pub(crate) traffic: Option<Spanned<String>>,
+    pub(crate) after: Vec<Spanned<String>>,
     pub(crate) working_directory: Option<Spanned<Native>>,
     pub(crate) user: Option<Spanned<String>>,
     pub(crate) group: Option<Spanned<String>>,
@@ -98,8 +102,40 @@ pub(crate) struct Watchdog {
 #[derive(Debug, Default, Deserialize)]
 #[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Upgrade {
+    pub(crate) strategy: Option<Spanned<String>>,
+    pub(crate) max_surge: Option<Spanned<Amount>>,
+    pub(crate) max_unavailable: Option<Spanned<Amount>>,
+    pub(crate) canary: Option<Spanned<Canary>>,
+    pub(crate) standby: Option<Spanned<DurationText>>,
     pub(crate) soak: Option<Spanned<DurationText>>,
     pub(crate) max_draining: Option<Spanned<i64>>,
+    pub(crate) keep_releases: Option<Spanned<i64>>,
+    pub(crate) probe: Option<Spanned<Probe>>,
+    pub(crate) max_error_rate: Option<Spanned<Percent>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Canary {
+    pub(crate) steps: Vec<Spanned<Step>>,
+    pub(crate) manual: bool,
+    pub(crate) from: Vec<Spanned<String>>,
+    pub(crate) affinity: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Step {
+    pub(crate) weight: Option<Spanned<i64>>,
+    pub(crate) hold: Option<Spanned<DurationText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Probe {
+    pub(crate) http: Option<Spanned<String>>,
+    pub(crate) rate: Option<Spanned<i64>>,
+    pub(crate) listener: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -149,6 +185,9 @@ table!(Listen, "a table such as [[service.web.listen]]");
 table!(Ready, "a table such as [service.web.ready]");
 table!(Watchdog, "a table such as [service.web.watchdog]");
 table!(Upgrade, "a table such as [service.web.upgrade]");
+table!(Canary, "a table such as [service.web.upgrade.canary]");
+table!(Step, "a table such as { weight = 5, hold = \"30s\" }");
+table!(Probe, "a table such as { http = \"/\" }");
 table!(Drain, "a table such as [service.web.drain]");
 table!(Restart, "a table such as [service.web.restart]");
 table!(LogTable, "a table");
@@ -190,7 +229,7 @@ impl<'de> Deserialize<'de> for Log {
     }
 }
 
-/// A number, or a text that means one: sizes and limits.
+/// A number, or a text that means one: sizes, limits, parts of a number of instances.
 #[derive(Debug)]
 pub(crate) enum Amount {
     Number(i64),
@@ -263,6 +302,11 @@ text!(
     /// Two durations.
     BackoffText(String),
     "two durations in quotes, such as \"100ms..30s\""
+);
+text!(
+    /// A part of a hundred.
+    Percent(String),
+    "a percentage in quotes, such as \"1%\""
 );
 text!(
     /// A mode or a mask.

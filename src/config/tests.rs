@@ -1,13 +1,16 @@
 use std::path::Path;
 
 use clap::{Args, FromArgMatches};
-use proptest::prelude::*;
+use proptest::prelude::{Just, TestCaseError, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
+use proptest::strategy::Strategy as Values;
 
 use super::*;
 use crate::cli::run_flags::RunFlags;
 
 mod defaults;
 mod refusals;
+mod several;
+mod upgrade;
 
 fn load_text(text: &str) -> Result<Config, ConfigError> {
     parse(text, Path::new("web.toml"), None)
@@ -40,6 +43,8 @@ viewers = ["ops", "dev"]
 
 [service.web]
 command = ["/srv/web/current/bin/web", "--workers", "4"]
+instances = 10
+traffic = "shared"
 user = "web"
 group = "www"
 supplementary-groups = ["tls", "1000"]
@@ -77,8 +82,14 @@ timeout = "10s"
 signal = "SIGQUIT"
 
 [service.web.upgrade]
+strategy = "rolling"
+max-surge = "25%"
+max-unavailable = 2
 soak = "5s"
 max-draining = 2
+keep-releases = 0
+probe = { http = "/health?full" }
+max-error-rate = "0.5%"
 
 [service.web.drain]
 signal = "SIGQUIT"
@@ -89,7 +100,7 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 61] = [
+const FULL_AS_FLAGS: [&str; 69] = [
     "--operators",
     "deploy",
     "--viewers",
@@ -141,6 +152,14 @@ const FULL_AS_FLAGS: [&str; 61] = [
     "--ready-timeout=90s",
     "--watchdog-timeout=10s",
     "--watchdog-signal=QUIT",
+    "--instances=10",
+    "--traffic=shared",
+    "--upgrade-strategy=rolling",
+    "--upgrade-max-surge=25%",
+    "--upgrade-max-unavailable=2",
+    "--upgrade-keep-releases=0",
+    "--upgrade-probe=/health?full",
+    "--upgrade-max-error-rate=0.5%",
     "--upgrade-soak=5000ms",
     "--upgrade-max-draining=2",
     "--drain-signal=QUIT",
@@ -163,6 +182,9 @@ fn a_minimal_config_has_every_default() {
         Service {
             name: "web".to_owned(),
             command: vec!["/bin/web".into()],
+            instances: 1,
+            traffic: Traffic::Shared,
+            after: Vec::new(),
             working_directory: None,
             environment: BTreeMap::new(),
             environment_file: None,
@@ -174,7 +196,13 @@ fn a_minimal_config_has_every_default() {
             fd_store_max: 0,
             ready: Ready { by: ReadyBy::Notify, timeout: Duration::from_secs(30) },
             watchdog: Watchdog { timeout: None, signal: 6 },
-            upgrade: Upgrade { soak: Duration::ZERO, max_draining: 5 },
+            upgrade: Upgrade {
+                strategy: Strategy::Overlap,
+                soak: Duration::ZERO,
+                max_draining: 5,
+                keep_releases: 5,
+                probe: None,
+            },
             drain: Drain { signal: 15, timeout: Duration::from_secs(30) },
             restart: Restart {
                 backoff_min: Duration::from_millis(100),
@@ -230,7 +258,22 @@ fn every_setting_arrives() {
     assert_eq!(service.ready.by, ReadyBy::Exec { command: exec, interval: Duration::from_secs(1) });
     assert_eq!(service.ready.timeout, Duration::from_secs(90));
     assert_eq!(service.watchdog, Watchdog { timeout: Some(Duration::from_secs(10)), signal: 3 });
-    assert_eq!(service.upgrade, Upgrade { soak: Duration::from_secs(5), max_draining: 2 });
+    assert_eq!((service.instances, service.traffic), (10, Traffic::Shared));
+    assert_eq!(
+        service.upgrade,
+        Upgrade {
+            strategy: Strategy::Rolling { max_surge: 3, max_unavailable: 2 },
+            soak: Duration::from_secs(5),
+            max_draining: 2,
+            keep_releases: 0,
+            probe: Some(UpgradeProbe {
+                http: "/health?full".to_owned(),
+                rate: 20,
+                listener: "http".to_owned(),
+                max_error_rate: Some(ErrorBudget::per_million(5_000)),
+            }),
+        }
+    );
     assert_eq!(service.drain, Drain { signal: 3, timeout: Duration::from_secs(3600) });
     assert_eq!(service.restart.backoff_min, Duration::from_millis(50));
     assert_eq!(service.restart.backoff_max, Duration::from_secs(10));
@@ -396,7 +439,7 @@ fn colours_come_only_when_asked_for() {
 }
 
 /// Something like a config: lines of a good one, cut, doubled and spoilt.
-fn spoilt() -> impl Strategy<Value = String> {
+fn spoilt() -> impl Values<Value = String> {
     let lines: Vec<&'static str> = FULL.lines().collect();
     let line = prop_oneof![
         8 => proptest::sample::select(lines),
@@ -419,7 +462,7 @@ fn spoilt() -> impl Strategy<Value = String> {
 
 fn check_never_panics(text: &str) -> Result<(), TestCaseError> {
     match load_text(text) {
-        Ok(config) => prop_assert_eq!(config.services.len(), 1),
+        Ok(config) => prop_assert_eq!(config.in_order().len(), config.services.len()),
         Err(error) => {
             let line = error.to_string();
             prop_assert!(!error.message().is_empty() && !line.contains('\n'), "{:?}", line);

@@ -1,4 +1,4 @@
-//! Values that are written as text: durations, sizes, octal modes, signals, resource limits.
+//! Values that are written as text: durations, sizes, percentages, octal modes, signals, resource limits.
 
 use std::time::Duration;
 
@@ -109,6 +109,26 @@ pub(crate) fn size(text: &str) -> Result<u64, UnitError> {
     };
     let number: u64 = if is_digits(digits) { digits.parse().map_err(|_| bad())? } else { return Err(bad()) };
     number.checked_mul(1 << shift).ok_or_else(bad)
+}
+
+/// `25%`, `0.5%`, at most 100 % and four decimals: in millionths.
+pub(crate) fn percent(text: &str) -> Result<u32, UnitError> {
+    let bad = || {
+        UnitError::new(format!("`{text}` is not a percentage"), "write a number from 0 to 100 and `%`, such as `25%`")
+    };
+    let number = text.strip_suffix('%').ok_or_else(bad)?;
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    if !is_digits(whole) || !is_digits(decimals) || decimals.len() > 4 {
+        return Err(bad());
+    }
+    // Four decimals of a hundredth are millionths.
+    format!("{whole}{decimals:0<4}").parse().ok().filter(|millionths| *millionths <= 1_000_000).ok_or_else(bad)
+}
+
+/// Millionths as a config writes them: `0.5%`.
+pub(crate) fn format_percent(millionths: u32) -> String {
+    let text = format!("{}.{:04}", millionths / 10_000, millionths % 10_000);
+    format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
 }
 
 /// An octal mode or mask, at most 0777.
@@ -274,6 +294,20 @@ mod tests {
     }
 
     #[test]
+    fn percentages() {
+        for (text, millionths) in
+            [("0%", 0), ("0.0001%", 1), ("0.5%", 5_000), ("1%", 10_000), ("25%", 250_000), ("100%", 1_000_000)]
+        {
+            assert_eq!(percent(text), Ok(millionths), "{text}");
+            assert_eq!(format_percent(millionths), text);
+        }
+        for bad in ["", "%", "25", "-1%", "101%", "100.1%", "1.%", ".5%", "0.00001%", "1,5%", "1 %", "99999999999999%"]
+        {
+            assert!(percent(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn modes() {
         assert_eq!(octal("0022"), Ok(0o022));
         assert_eq!(octal("777"), Ok(0o777));
@@ -314,9 +348,9 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in "\\PC{0,12}|[0-9dhmsKMG.:+-]{0,24}") {
+        fn nothing_panics(text in "\\PC{0,12}|[0-9dhmsKMG.:+%-]{0,24}") {
             let _ = (duration(&text), duration_range(&text), size(&text), octal(&text), signal(&text));
-            let _ = (limit(&text, true), limit(&text, false));
+            let _ = (limit(&text, true), limit(&text, false), percent(&text));
         }
     }
 }

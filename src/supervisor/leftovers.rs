@@ -7,7 +7,7 @@
 //!
 //! Whoever does this holds the lock of the runtime directory, so no supervisor lives, and none begins meanwhile.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -61,6 +61,19 @@ impl fmt::Display for Leftover {
 struct Manner {
     signal: i32,
     timeout: Duration,
+}
+
+impl Manner {
+    /// For what any of the services may have left: the signal that is theirs if they agree, and the longest time.
+    fn of(config: &Config) -> Self {
+        let drains = config.services.iter().map(|service| &service.drain);
+        let signals: BTreeSet<i32> = drains.clone().map(|drain| drain.signal).collect();
+        let agreed = signals.first().filter(|_| signals.len() == 1);
+        Self {
+            signal: agreed.copied().unwrap_or(SIGTERM),
+            timeout: drains.map(|drain| drain.timeout).max().unwrap_or(TIMEOUT),
+        }
+    }
 }
 
 /// Ends the leftovers of the supervisor with this runtime directory, and removes what it has left there. `tell` hears a
@@ -123,11 +136,7 @@ pub(super) async fn end_before_start(
     if !may_be_there {
         return Ok(());
     }
-    let drain = config.and_then(|config| config.services.first()).map(|service| &service.drain);
-    let manner = Manner {
-        signal: drain.map_or(SIGTERM, |drain| drain.signal),
-        timeout: drain.map_or(TIMEOUT, |drain| drain.timeout),
-    };
+    let manner = config.map_or(Manner { signal: SIGTERM, timeout: TIMEOUT }, Manner::of);
     let mut tell = |line: &str| tracing::warn!("{line}");
     let mut pass = || {
         let now = Time(clock::monotonic());

@@ -12,11 +12,23 @@ use super::{Origin, Problem, Result, account, at, check_name, duration, number, 
 use crate::sys::socket::{UnixKind, UnixName};
 
 /// The listeners of a service, in order. Those without a name are called after the service: `web`, `web-2`, `web-3`.
-pub(super) fn listeners(service: &str, raw: Vec<Spanned<raw::Listen>>, origin: Origin<'_>) -> Result<Vec<Listen>> {
+///
+/// `steered`: where that is asked for.
+pub(super) fn listeners(
+    service: &str,
+    raw: Vec<Spanned<raw::Listen>>,
+    steered: Option<Range<usize>>,
+    origin: Origin<'_>,
+) -> Result<Vec<Listen>> {
+    if let Some(traffic) = steered.clone().filter(|_| raw.is_empty()) {
+        return Err(Problem::new(traffic, "there is no listener whose traffic could be steered").hint(
+            origin.either("add one for TCP: `[[service.web.listen]]` with `address = \"8080\"`", "add `--listen 8080`"),
+        ));
+    }
     let mut listeners: Vec<(Listen, Places)> = Vec::new();
     let mut unnamed = 0_u32;
     for raw in raw {
-        let span = raw.span();
+        let (span, places) = (raw.span(), Places::of(&raw));
         let raw = raw.into_inner();
         let address = match &raw.address {
             Some(text) => address(text, origin)?,
@@ -24,10 +36,9 @@ pub(super) fn listeners(service: &str, raw: Vec<Spanned<raw::Listen>>, origin: O
                 return Err(Problem::new(span, "the listener has no address").hint("add one: `address = \"8080\"`"));
             }
         };
-        let places = Places {
-            name: raw.name.as_ref().map_or(span.clone(), Spanned::span),
-            address: raw.address.as_ref().map_or(span, Spanned::span),
-        };
+        if let Some(traffic) = &steered {
+            check_steered(&raw, &address, &places, traffic, origin)?;
+        }
         let name = match &raw.name {
             Some(name) => {
                 check_name(name, "a listener's name")?;
@@ -47,9 +58,18 @@ pub(super) fn listeners(service: &str, raw: Vec<Spanned<raw::Listen>>, origin: O
     Ok(listeners.into_iter().map(|(listener, _)| listener).collect())
 }
 
-struct Places {
+/// Where a listener says what it is: it itself where it does not.
+pub(super) struct Places {
     name: Range<usize>,
     address: Range<usize>,
+}
+
+impl Places {
+    pub(super) fn of(raw: &Spanned<raw::Listen>) -> Self {
+        let listener = raw.get_ref();
+        let place = |text: &Option<Spanned<String>>| text.as_ref().map_or(raw.span(), Spanned::span);
+        Self { name: place(&listener.name), address: place(&listener.address) }
+    }
 }
 
 fn address(text: &Spanned<String>, origin: Origin<'_>) -> Result<Address> {
@@ -66,6 +86,11 @@ fn check_distinct(one: &Listen, places: &Places, other: &Listen, their_places: &
             .also(their_places.name.clone(), "the first one")
             .hint("give each listener a name of its own"));
     }
+    check_apart(one, places, other, their_places)
+}
+
+/// Refuses two listeners of which only one could be bound.
+pub(super) fn check_apart(one: &Listen, places: &Places, other: &Listen, their_places: &Places) -> Result<()> {
     // The kernel gives each of them a port of its own.
     if one.address.is_ephemeral() {
         return Ok(());
@@ -81,6 +106,34 @@ fn check_distinct(one: &Listen, places: &Places, other: &Listen, their_places: &
             .hint("remove the narrower one, or choose another port"));
     }
     Ok(())
+}
+
+/// Refuses what cannot be in a group of sockets among which the kernel chooses by a program.
+fn check_steered(
+    raw: &raw::Listen,
+    address: &Address,
+    places: &Places,
+    traffic: &Range<usize>,
+    origin: Origin<'_>,
+) -> Result<()> {
+    let reason = match address {
+        Address::Tcp(_) => {
+            return match &raw.reuse_port {
+                None => Ok(()),
+                Some(reuse_port) => Err(Problem::new(reuse_port.span(), "steered traffic has SO_REUSEPORT by itself")
+                    .also(traffic.clone(), "steered")
+                    .hint("remove it")),
+            };
+        }
+        Address::Udp(_) => "UDP with steered traffic is refused for now",
+        Address::Unix { .. } => "unix sockets have no SO_REUSEPORT groups",
+        Address::Vsock { .. } => "vsock has no SO_REUSEPORT groups",
+    };
+    let shared = origin.either("traffic = \"shared\"", "--traffic shared");
+    let instead = origin.either("give this listener to another service", "leave this listener out");
+    Err(Problem::new(places.address.clone(), format!("only TCP can be steered, and the address is `{address}`"))
+        .also(traffic.clone(), "steered")
+        .hint(format!("{reason}: write `{shared}`, or {instead}")))
 }
 
 /// Two TCP listeners of which one takes every address of the machine, so that the other cannot be bound.

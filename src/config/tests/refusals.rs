@@ -3,11 +3,11 @@
 use super::*;
 
 /// What follows a good service.
-const AFTER: [(&str, &str); 65] = [
+const AFTER: [(&str, &str); 89] = [
     ("a misspelt key", "nise = 5"),
     ("a key with underscores", "working_directory = \"/\""),
     ("a key of another table", "timeout = \"5s\""),
-    ("a key of a later version", "instances = 2"),
+    ("a key of a later version", "handoff = \"inherit\""),
     ("a key like no other", "zzz = 2"),
     ("a misspelt table", "[service.web.raedy]\nby = \"fd\""),
     ("a key in a listener", "[[service.web.listen]]\nadress = \"8080\""),
@@ -80,7 +80,90 @@ const AFTER: [(&str, &str); 65] = [
     ("an unknown log", "log = \"captur\""),
     ("a variable of zdsup", "environment = { LISTEN_FDS = \"1\" }"),
     ("a user with a space", "user = \"a b\""),
-    ("a second service", "[service.api]\ncommand = [\"/bin/api\"]"),
+    ("no instance", "instances = 0"),
+    ("an unknown kind of traffic", "traffic = \"steerd\""),
+    ("steered without a listener", "traffic = \"steered\""),
+    ("an unknown strategy", "[service.web.upgrade]\nstrategy = \"bluegreen\""),
+    ("a key of another strategy", "[service.web.upgrade]\nmax-surge = 2"),
+    ("a standby without its strategy", "[service.web.upgrade]\nstrategy = \"overlap\"\nstandby = \"1m\""),
+    ("a canary without its strategy", "[service.web.upgrade.canary]\naffinity = \"source\""),
+    ("a canary of shared traffic", "[service.web.upgrade]\nstrategy = \"canary\""),
+    ("blue and green of shared traffic", "traffic = \"shared\"\n[service.web.upgrade]\nstrategy = \"blue-green\""),
+    ("nothing to replace", "[service.web.upgrade]\nstrategy = \"rolling\"\nmax-surge = 0"),
+    (
+        "nothing to replace after rounding",
+        "instances = 3\n[service.web.upgrade]\nstrategy = \"rolling\"\nmax-surge = 0\nmax-unavailable = \"25%\"",
+    ),
+    ("a part that is none", "[service.web.upgrade]\nstrategy = \"rolling\"\nmax-surge = \"a few\""),
+    ("too many kept", "[service.web.upgrade]\nkeep-releases = 101"),
+    ("a budget without a probe", "[service.web.upgrade]\nmax-error-rate = \"1%\""),
+    ("a probe without a path", "[service.web.upgrade]\nprobe = { rate = 5 }"),
+    ("a probe without a listener", "[service.web.upgrade]\nprobe = { http = \"/\" }"),
+    ("after one that is not there", "after = [\"apl\"]\n[service.api]\ncommand = [\"/bin/api\"]"),
+    ("after none", "after = [\"api\"]"),
+    ("after itself", "after = [\"web\"]"),
+    ("after one twice", "after = [\"api\", \"api\"]\n[service.api]\ncommand = [\"/bin/api\"]"),
+    ("in a circle", "after = [\"api\"]\n[service.api]\ncommand = [\"/bin/api\"]\nafter = [\"web\"]"),
+    (
+        "in a larger circle",
+        "after = [\"a\"]\n[service.a]\ncommand = [\"a\"]\nafter = [\"b\"]\n[service.b]\ncommand = [\"b\"]\nafter = [\"web\", \"c\"]\n[service.c]\ncommand = [\"c\"]",
+    ),
+    (
+        "an address of another service",
+        "[[service.web.listen]]\naddress = \"8080\"\n[service.api]\ncommand = [\"/bin/api\"]\n[[service.api.listen]]\naddress = \"[::]:8080\"",
+    ),
+    (
+        "an address within one of another service",
+        "[[service.web.listen]]\naddress = \"8080\"\n[service.api]\ncommand = [\"/bin/api\"]\n[[service.api.listen]]\naddress = \"127.0.0.1:8080\"",
+    ),
+    ("a second service without a command", "[service.api]\nnice = 5"),
+];
+
+/// What follows a service with steered traffic.
+const STEERED: [(&str, &str); 19] = [
+    ("steered UDP", "[[service.web.listen]]\naddress = \"udp:53\""),
+    ("a steered unix socket", "[[service.web.listen]]\naddress = \"unix:/run/web.sock\""),
+    ("a steered vsock", "[[service.web.listen]]\naddress = \"vsock:2:80\""),
+    ("what steering does by itself", "[[service.web.listen]]\naddress = \"80\"\nreuse-port = true"),
+    ("a canary without steps", "[service.web.upgrade]\nstrategy = \"canary\""),
+    ("no steps", "[service.web.upgrade]\nstrategy = \"canary\"\ncanary = { steps = [] }"),
+    ("a step without a weight", "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ hold = \"1s\" }]"),
+    ("a step without a time", "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ weight = 5 }]"),
+    (
+        "a step for no time",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ weight = 5, hold = \"0s\" }]",
+    ),
+    (
+        "a step to everything",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ weight = 100, hold = \"1s\" }]",
+    ),
+    (
+        "a step to nothing",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ weight = 0, hold = \"1s\" }]",
+    ),
+    (
+        "weights that fall",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary = { manual = true, steps = [{ weight = 50 }, { weight = 5 }] }",
+    ),
+    (
+        "a misspelt key of a step",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary.steps = [{ weight = 5, held = \"1s\" }]",
+    ),
+    (
+        "a client of a network",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary = { manual = true, steps = [{ weight = 5 }], from = [\"10.1.2.3/16\"] }",
+    ),
+    (
+        "no network",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary = { manual = true, steps = [{ weight = 5 }], from = [\"office\"] }",
+    ),
+    (
+        "an unknown affinity",
+        "[service.web.upgrade]\nstrategy = \"canary\"\ncanary = { manual = true, steps = [{ weight = 5 }], affinity = \"cookie\" }",
+    ),
+    ("a path with a space", "[service.web.upgrade]\nprobe = { http = \"/a b\" }"),
+    ("an unknown listener", "[service.web.upgrade]\nprobe = { http = \"/\", listener = \"https\" }"),
+    ("an endless budget", "[service.web.upgrade]\nprobe = { http = \"/\" }\nmax-error-rate = \"100%\""),
 ];
 
 /// What is no service at all.
@@ -99,7 +182,7 @@ const WHOLE: [(&str, &str); 12] = [
     ("not TOML", "service:\n  web:\n    command: /bin/web\n"),
 ];
 
-const FLAGS: [&[&str]; 16] = [
+const FLAGS: [&[&str]; 22] = [
     &["--listen", "8080"],
     &["--drain-timeout", "30", "--", "web"],
     &["--listen", "http=8080", "--listen", "http=9090", "--", "web"],
@@ -115,6 +198,22 @@ const FLAGS: [&[&str]; 16] = [
     &["--limit", "nofile", "--", "web"],
     &["--nice", "-21", "--", "web"],
     &["--log", "syslog", "--", "web"],
+    &["--traffic", "steered", "--", "web"],
+    &["--traffic", "steered", "--listen", "udp:53", "--", "web"],
+    &["--upgrade-max-surge", "2", "--", "web"],
+    &["--upgrade-strategy", "canary", "--listen", "80", "--", "web"],
+    &[
+        "--upgrade-strategy",
+        "canary",
+        "--traffic=steered",
+        "--upgrade-canary",
+        "5:30s,5",
+        "--listen",
+        "80",
+        "--",
+        "web",
+    ],
+    &["--upgrade-max-error-rate", "1%", "--listen", "80", "--", "web"],
     &["--operators", "deploy,", "--", "web", "an argument with 'quotes'"],
 ];
 
@@ -134,6 +233,15 @@ fn page(cases: impl IntoIterator<Item = (String, Result<Config, ConfigError>)>) 
 fn services_that_are_refused() {
     let cases = AFTER.map(|(title, text)| (title.to_owned(), load_text(&format!("{MINIMAL}{text}\n"))));
     insta::assert_snapshot!("services", page(cases));
+}
+
+#[test]
+fn steered_services_that_are_refused() {
+    let cases = STEERED.map(|(title, text)| {
+        let listen = if text.contains("listen]]") { "" } else { "[[service.web.listen]]\naddress = \"8080\"\n" };
+        (title.to_owned(), load_text(&format!("{MINIMAL}traffic = \"steered\"\n{listen}{text}\n")))
+    });
+    insta::assert_snapshot!("steered", page(cases));
 }
 
 #[test]
