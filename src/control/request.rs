@@ -20,7 +20,7 @@ pub fn parse_upgrade_request(body: &[u8]) -> Result<UpgradeRequest, Problem> {
         Kind::Reload | Kind::Restart => Ok(request),
         Kind::Start | Kind::Rollback => {
             let error = format!("the body asks for kind `{}`, expected `reload` or `restart`", request.kind);
-            Err(problem(error, HINT))
+            Err(problem(&error, HINT))
         }
     }
 }

@@ -87,7 +87,8 @@ impl Supervisor {
         let mut inherited = std::mem::take(&mut self.inherited);
         self.off_the_loop(move || {
             let result = match (kind, pinned) {
-                (Kind::Restart | Kind::Rollback, Some(release)) => release.again(listeners),
+                (Kind::Restart, Some(release)) => release.again(listeners),
+                (Kind::Rollback, Some(release)) => release.back(&listeners),
                 (Kind::Restart | Kind::Rollback, None) => Err(Reason::Pin("the release is gone".into())),
                 (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, &listeners, &mut inherited),
             };
@@ -334,8 +335,23 @@ impl Supervisor {
             self.keep_last_output(*instance);
         }
         if let Step::Drained { .. } = step {
+            self.rest_releases();
             self.ask_again(service);
         }
+    }
+
+    /// Releases that nothing runs are kept to be gone back to; sockets that no other names are let go of.
+    fn rest_releases(&mut self) {
+        let services = self.core.services().values();
+        let generations = services.flat_map(|service| service.generations.values());
+        let run: std::collections::HashSet<ReleaseId> = generations.map(|generation| generation.release).collect();
+        let pending: std::collections::HashSet<ReleaseId> = self.pending.values().map(|it| it.release).collect();
+        for (id, release) in &mut self.releases {
+            if !run.contains(id) && !pending.contains(id) && !release.listeners.is_empty() {
+                *release = Arc::new(release.at_rest());
+            }
+        }
+        self.unwatch_unused();
     }
 
     fn tell_systemd(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {

@@ -17,7 +17,7 @@ use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
-use crate::core::{Backoff, Hooks, Kind, Policy, Readiness, Reason, Strategy};
+use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Strategy};
 use crate::sys::describe;
 use crate::sys::limits::{self, Nofile};
 use crate::sys::shim::{Identity, Program, Stands};
@@ -289,21 +289,37 @@ impl Release {
 
     /// Pins it again, on these sockets.
     pub(super) fn again(&self, listeners: Listeners) -> Result<Pinned, Reason> {
-        match self.program.program.check() {
-            Ok(Stands::SameFile | Stands::PathMoved) => {}
-            Err(error) => return Err(Reason::Exec(format!("{}: {error}", self.program.program.path.display()))),
-            Ok(Stands::OverwrittenInPlace) => {
-                return Err(Reason::Exec(format!(
-                    "{} was overwritten in place since it was pinned, so the release cannot be run again: `zdsup reload` \
-                     takes the new one",
-                    self.program.program.path.display()
-                )));
-            }
-        }
+        self.check_program()?;
         Ok(Pinned { access: None, release: self.on(listeners), warnings: Vec::new(), changes: Vec::new() })
     }
 
-    /// The same release on other sockets: those that took the place of ones that were shut down.
+    /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
+    pub(super) fn back(&self, existing: &Listeners) -> Result<Pinned, Reason> {
+        self.check_program()?;
+        let opened = listeners::open(&self.service, existing, &mut Inherited::default())?;
+        let release = self.on(opened.listeners);
+        Ok(Pinned { access: None, release, warnings: opened.warnings, changes: opened.changes })
+    }
+
+    /// The same, holding no sockets: it is only kept to be gone back to.
+    pub(super) fn at_rest(&self) -> Self {
+        self.on(Vec::new())
+    }
+
+    /// Whether it can be run again.
+    fn check_program(&self) -> Result<(), Reason> {
+        match self.program.program.check() {
+            Ok(Stands::SameFile | Stands::PathMoved) => Ok(()),
+            Err(error) => Err(Reason::Exec(format!("{}: {error}", self.program.program.path.display()))),
+            Ok(Stands::OverwrittenInPlace) => Err(Reason::Exec(format!(
+                "{} was overwritten in place since it was pinned, so the release cannot be run again: `zdsup reload` \
+                 takes the new one",
+                self.program.program.path.display()
+            ))),
+        }
+    }
+
+    /// The same release on other sockets.
     fn on(&self, listeners: Listeners) -> Self {
         Self {
             service: self.service.clone(),
@@ -323,7 +339,7 @@ impl Release {
 /// The policies of a service, in the terms of the machine.
 pub(super) fn policy(service: &config::Service) -> Policy {
     Policy {
-        instances: 1,
+        instances: service.instances,
         readiness: match service.ready.by {
             ReadyBy::Alive(span) => Readiness::Alive(span),
             ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Exec { .. } => Readiness::Reported,
@@ -335,10 +351,25 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         max_draining: service.upgrade.max_draining,
         backoff: Backoff { min: service.restart.backoff_min, max: service.restart.backoff_max },
         give_up_after: service.restart.give_up_after,
-        strategy: Strategy::Overlap,
+        strategy: strategy(&service.upgrade.strategy),
         health: false,
         hooks: Hooks::default(),
-        keep_releases: 0,
+        keep_releases: service.upgrade.keep_releases,
+    }
+}
+
+fn strategy(strategy: &config::Strategy) -> Strategy {
+    match strategy {
+        config::Strategy::Overlap => Strategy::Overlap,
+        config::Strategy::Rolling { max_surge, max_unavailable } => {
+            Strategy::Rolling { max_surge: *max_surge, max_unavailable: *max_unavailable }
+        }
+        config::Strategy::Canary(canary) => Strategy::Canary {
+            steps: canary.steps.iter().map(|step| CanaryStep { weight: step.weight, hold: step.hold }).collect(),
+            manual: canary.manual,
+        },
+        config::Strategy::BlueGreen { standby } => Strategy::BlueGreen { standby: *standby },
+        config::Strategy::StopStart => Strategy::StopStart,
     }
 }
 
