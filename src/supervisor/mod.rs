@@ -188,13 +188,13 @@ async fn end_strangers() {
             return;
         }
         for pid in children {
-            // One that was to become a process of a service, and is on its way out.
-            let is_shim = shim::is_shim(pid).unwrap_or(false);
+            // One that was to become a process of a service, or whatever else is on its way out by itself.
+            let is_leaving = shim::is_shim(pid).unwrap_or(true);
             // A child's number is its own until we reap it.
             if let Ok(child) = pidfd::PidFd::open(pid)
                 && !child.has_exited()
                 && child.signal(SIGKILL).is_ok()
-                && !is_shim
+                && !is_leaving
                 && told.insert(pid)
             {
                 let name = proc::name(pid).unwrap_or_default();

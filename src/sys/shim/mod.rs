@@ -232,9 +232,13 @@ impl AsFd for Shim {
 /// Whether a process still is a shim: it shows its own arguments until it has executed the program.
 ///
 /// # Errors
-/// Those of reading /proc: it is gone.
+/// Those of reading /proc: it is gone, or on its way out.
 pub fn is_shim(pid: Pid) -> io::Result<bool> {
     let arguments = std::fs::read(format!("/proc/{pid}/cmdline"))?;
+    if arguments.is_empty() {
+        // As it exits it loses its memory first, and with it its arguments and the link to what it executes.
+        std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    }
     Ok(arguments.split(|byte| *byte == 0).nth(1) == Some(wire::ARGUMENT.as_bytes()))
 }
 
