@@ -401,9 +401,9 @@ fn a_cgroup_is_joined() {
     assert_eq!((step, error), (format!("join the cgroup {}", directory.display()), "no such file or directory".into()));
 }
 
-/// Row 40: a supervisor that dies before it has recorded a process leaves none.
+/// Nothing is executed without go: a supervisor that dies before it has recorded a process leaves none.
 #[test]
-fn nothing_is_executed_without_go() {
+fn spawn_orphan() {
     let home = Home::new();
     let mark = home.0.join("mark");
     let touch = program("touch");
