@@ -565,6 +565,8 @@ fn keeper_of_a_real_supervisor() {
     z.supervisor.signal(Signal::SIGHUP);
     z.settled(3);
     load.unharmed();
+    let memory = process::anonymous_memory(keeper);
+    assert!(memory < 1024, "the keeper has {memory} KiB of its own");
     z.end();
 }
 
