@@ -206,6 +206,8 @@ fn help_is_complete() {
     for command in cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
         assert!(text.contains(&format!("  {}  ", command.get_name())), "{}", command.get_name());
         assert!(command.get_about().is_some_and(|about| !about.to_string().is_empty()), "{}", command.get_name());
+        let help = stdout(&run(&[command.get_name(), "--help"]));
+        assert!(help.starts_with(&command.get_about().unwrap().to_string()), "{help}");
         for argument in command.get_arguments() {
             assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
         }
