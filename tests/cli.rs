@@ -103,6 +103,7 @@ fn what_makes_no_sense() {
         ("reload --no-wait --timeout 1s", ErrorKind::ArgumentConflict),
         ("reload --timeout 1", ErrorKind::ValueValidation),
         ("reload --timeout soon", ErrorKind::ValueValidation),
+        ("reload --timeout -5s", ErrorKind::ValueValidation),
         ("run -c web.toml -- /bin/web", ErrorKind::ArgumentConflict),
         ("run -c web.toml --listen 8080", ErrorKind::ArgumentConflict),
         ("--log-format xml run -- /bin/web", ErrorKind::InvalidValue),
