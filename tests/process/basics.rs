@@ -93,6 +93,17 @@ fn stop_drains_and_a_second_one_ends_at_once() {
 }
 
 #[test]
+fn a_second_stop_command_ends_at_once_and_says_so() {
+    let mut z = Zdsup::serving(&["hangs-drain"]);
+    let first = z.supervisor.run(&["stop", "--no-wait"]);
+    assert!(String::from_utf8_lossy(&first.stderr).contains("draining takes 30 s at most"), "{first:?}");
+    let second = z.supervisor.run(&["stop"]);
+    assert!(String::from_utf8_lossy(&second.stderr).contains("everything ends at once"), "{second:?}");
+    assert_eq!((second.status.code(), z.supervisor.wait(SOON).code()), (Some(0), Some(0)));
+    z.supervisor.nothing_left();
+}
+
+#[test]
 fn the_stop_command_waits_until_it_is_gone() {
     let mut z = Zdsup::serving(&["serve"]);
     let output = z.supervisor.run(&["stop"]);
