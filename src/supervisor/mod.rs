@@ -188,13 +188,13 @@ async fn end_strangers() {
             return;
         }
         for pid in children {
-            // One that was to become a process of a service, or whatever else is on its way out by itself.
-            let is_leaving = shim::is_shim(pid).unwrap_or(true);
+            // One that was to become a process of a service, and is on its way out.
+            let may_be_ours = shim::may_be_shim(pid);
             // A child's number is its own until we reap it.
             if let Ok(child) = pidfd::PidFd::open(pid)
                 && !child.has_exited()
                 && child.signal(SIGKILL).is_ok()
-                && !is_leaving
+                && !may_be_ours
                 && told.insert(pid)
             {
                 let name = proc::name(pid).unwrap_or_default();
