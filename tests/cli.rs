@@ -103,6 +103,7 @@ fn what_makes_no_sense() {
         ("reload --no-wait --timeout 1s", ErrorKind::ArgumentConflict),
         ("reload --timeout 1", ErrorKind::ValueValidation),
         ("reload --timeout soon", ErrorKind::ValueValidation),
+        ("reload --timeout -5s", ErrorKind::ValueValidation),
         ("run -c web.toml -- /bin/web", ErrorKind::ArgumentConflict),
         ("run -c web.toml --listen 8080", ErrorKind::ArgumentConflict),
         ("--log-format xml run -- /bin/web", ErrorKind::InvalidValue),
@@ -206,6 +207,8 @@ fn help_is_complete() {
     for command in cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
         assert!(text.contains(&format!("  {}  ", command.get_name())), "{}", command.get_name());
         assert!(command.get_about().is_some_and(|about| !about.to_string().is_empty()), "{}", command.get_name());
+        let help = stdout(&run(&[command.get_name(), "--help"]));
+        assert!(help.starts_with(&command.get_about().unwrap().to_string()), "{help}");
         for argument in command.get_arguments() {
             assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
         }

@@ -189,12 +189,12 @@ async fn end_strangers() {
         }
         for pid in children {
             // One that was to become a process of a service, and is on its way out.
-            let is_shim = shim::is_shim(pid).unwrap_or(false);
+            let may_be_ours = shim::may_be_shim(pid);
             // A child's number is its own until we reap it.
             if let Ok(child) = pidfd::PidFd::open(pid)
                 && !child.has_exited()
                 && child.signal(SIGKILL).is_ok()
-                && !is_shim
+                && !may_be_ours
                 && told.insert(pid)
             {
                 let name = proc::name(pid).unwrap_or_default();
@@ -362,7 +362,7 @@ impl Supervisor {
     async fn new(
         options: Options,
         adoption: Adoption,
-        mut sockets: Vec<(Option<String>, OwnedFd)>,
+        sockets: Vec<(Option<String>, OwnedFd)>,
         stdout: Sink,
         stderr: Sink,
     ) -> Result<Self, StartError> {
@@ -432,11 +432,13 @@ impl Supervisor {
             // It may have been bound anew.
             store.outdate(Name::Control);
         }
+        let mut left = Vec::new();
         if let Some(impossible) = impossible {
             // What listens is used again; what else it was about is not ours.
-            let aside = runtime_directory.keep_aside(&impossible.text);
-            tracing::error!("{}; it is kept as {}", impossible.reason, aside.display());
-            sockets.extend(listeners_among(impossible.fds));
+            let aside = (!impossible.text.is_empty()).then(|| runtime_directory.keep_aside(&impossible.text));
+            let kept = aside.map(|path| format!("; it is kept as {}", path.display())).unwrap_or_default();
+            tracing::error!("{}{kept}", impossible.reason);
+            left = listeners_among(impossible.fds);
             if let Some(store) = &mut store {
                 store.outdate(Name::State);
             }
@@ -444,7 +446,7 @@ impl Supervisor {
         let inherited = match &predecessor {
             // What was passed is what it had; unless it died before it could take that up.
             Some(predecessor) if !predecessor.document.sockets.is_empty() => Inherited::default(),
-            Some(_) | None => Inherited::new(sockets).map_err(|error| {
+            Some(_) | None => Inherited::new(sockets, left).map_err(|error| {
                 StartError::new(Exit::Usage, format!("the sockets passed by systemd cannot be used: {error}"))
             })?,
         };

@@ -110,8 +110,13 @@ impl Supervisor {
             tracing::info!("stop requested by user {uid}");
             let longest = self.core.services().values().flat_map(|service| service.generations.values());
             let longest = longest.map(|generation| generation.policy.drain_timeout).max().unwrap_or_default();
+            let again = self.stopping && self.stop_asked;
             self.stop_everything();
-            return Ok(Done { message: format!("stopping: draining takes {} at most", spoken(longest)) });
+            let message = match again {
+                true => "stopping: asked again, everything ends at once".to_owned(),
+                false => format!("stopping: draining takes {} at most", spoken(longest)),
+            };
+            return Ok(Done { message });
         };
         let service = self.target(Some(name))?;
         tracing::info!(service = name, "stop requested by user {uid}");
