@@ -15,7 +15,10 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::access::{Access, Permission};
 use super::events::{self, Interrupted, Tail};
-use super::request::{BODY_MAX, parse_events_query, parse_replacement, parse_target, parse_upgrade_request};
+use super::request::{
+    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_replacement, parse_target,
+    parse_upgrade_request,
+};
 use super::routes::{Endpoint, Lookup, look_up};
 use super::server::{Command, Rejection, RejectionKind};
 use super::types::Problem;
@@ -101,7 +104,7 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
         return Err(closing(forbidden(&peer.credentials)));
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
-    if !query.is_empty() && route.endpoint != Endpoint::Events {
+    if !query.is_empty() && !route.endpoint.takes_query() {
         return Err(problem(StatusCode::BAD_REQUEST, "this path takes no query", None));
     }
     let body = if route.method == "POST" { read(request.into_body()).await? } else { Bytes::new() };
@@ -114,6 +117,16 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
             None => Err(no_such_upgrade(id)),
         },
         Endpoint::Events => stream(peer, id, &query).await,
+        Endpoint::History => {
+            let wanted = parse_history_query(&query).map_err(invalid)?;
+            let page = peer.shared.ask(|reply| Command::History { wanted, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &page))
+        }
+        Endpoint::Kpi => {
+            let query = parse_kpi_query(&query).map_err(invalid)?;
+            let kpi = peer.shared.ask(|reply| Command::Kpi { query, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &kpi))
+        }
         Endpoint::Request => {
             let request = parse_upgrade_request(&body).map_err(invalid)?;
             let uid = peer.credentials.uid;

@@ -20,7 +20,8 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::types::{
-    Done, Problem, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, Problem, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest,
+    UpgradeStatus,
 };
 use crate::sys::{Pid, peer};
 
@@ -146,6 +147,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn upgrade(&mut self, id: u64) -> Result<UpgradeStatus, ClientError> {
         self.get(&format!("/v1/upgrades/{id}")).await
+    }
+
+    /// What became of former upgrades: `query` is that of `GET /v1/history`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&mut self, query: &str) -> Result<HistoryPage, ClientError> {
+        self.get(&format!("/v1/history?{query}")).await
+    }
+
+    /// What they come to, in figures: `query` is that of `GET /v1/kpi`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kpi(&mut self, query: &str) -> Result<Kpi, ClientError> {
+        self.get(&format!("/v1/kpi?{query}")).await
     }
 
     /// Gives the upgrade in flight up.

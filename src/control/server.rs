@@ -27,8 +27,12 @@ pub use super::access::Access;
 use super::access::Permission;
 use super::answer::{Peer, Shared, answer};
 use super::patient::Patient;
+use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
-use super::types::{Done, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus};
+use super::types::{
+    Done, HistoryPage, Kpi, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+};
+use crate::history::read::Wanted;
 use crate::sys::limits;
 use crate::sys::peer::{self, Credentials};
 
@@ -92,6 +96,20 @@ pub enum Command {
         after: u64,
         /// The answer; `None` when it is not remembered.
         reply: oneshot::Sender<Option<EventsPage>>,
+    },
+    /// What became of former upgrades?
+    History {
+        /// Which of them.
+        wanted: Wanted,
+        /// The answer.
+        reply: oneshot::Sender<Result<HistoryPage, Rejection>>,
+    },
+    /// What do they come to, in figures?
+    Kpi {
+        /// Of which service, and of which time.
+        query: KpiQuery,
+        /// The answer.
+        reply: oneshot::Sender<Result<Kpi, Rejection>>,
     },
     /// Give the upgrade in flight up.
     Abort {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::core::{Kind, Verdict};
+pub use crate::history::{Kpi, PhaseRecord, ProbeFigures, ProbeSummary, Spread, UpgradeRecord};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -313,6 +314,15 @@ pub struct UpgradeEvent {
     /// With `verdict`: all about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Box<VerdictStatus>>,
+}
+
+/// `GET /v1/history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryPage {
+    /// The upgrades, newest first.
+    pub upgrades: Vec<UpgradeRecord>,
+    /// Lines of the history that could not be read.
+    pub skipped: u64,
 }
 
 /// `POST /v1/abort` and `POST /v1/stop`.

@@ -323,6 +323,7 @@ impl Supervisor {
             let news = News { event: story::name(step), message, generation };
             self.ledger.step(upgrade, now, step, from, news);
         }
+        self.note_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
             self.inspect(*instance);
         }
@@ -412,6 +413,7 @@ impl Supervisor {
         });
         let news = News { event: "verdict", message, generation: candidate };
         self.ledger.conclude(upgrade, now, status, drained, news);
+        self.note_verdict(upgrade);
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);

@@ -17,6 +17,7 @@ mod actions;
 mod adoption;
 mod errand;
 mod events;
+mod history;
 mod hold;
 mod ignored;
 pub mod leftovers;
@@ -57,10 +58,12 @@ use crate::control::server::{Access, Command};
 use crate::control::types::LastOutput;
 use crate::core::{self, Core, Event, FirstFailure, InstanceId, Kind, Outcome, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::exit::Exit;
+use crate::history::place::StatePlaces;
 use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use history::History;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
 use paths::RuntimeDirectory;
@@ -95,6 +98,8 @@ pub struct Options {
     pub source: Option<PathBuf>,
     /// `--runtime-dir`.
     pub runtime_dir: Option<PathBuf>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: log::Format,
 }
@@ -242,6 +247,7 @@ struct Supervisor {
     pinning: HashSet<ServiceId>,
     processes: HashMap<InstanceId, Process>,
     ledger: Ledger,
+    history: History,
     systemd: Systemd,
     runtime_directory: RuntimeDirectory,
     control: Control,
@@ -448,6 +454,8 @@ impl Supervisor {
                 StartError::new(Exit::Usage, format!("the sockets passed by systemd cannot be used: {error}"))
             })?,
         };
+        let state_directory = StatePlaces::of_this_process().own(options.state_dir.as_deref(), &options.name);
+        let history = History::new(state_directory);
         let mut this = Self {
             core: Core::new(),
             name: options.name.clone(),
@@ -462,6 +470,7 @@ impl Supervisor {
             pinning: HashSet::new(),
             processes: HashMap::new(),
             ledger: Ledger::default(),
+            history,
             systemd,
             runtime_directory,
             control,
@@ -492,13 +501,13 @@ impl Supervisor {
         this.watch_directory();
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
-            None => this.begin(options.config),
+            None => this.begin(options.config).await,
         }
         Ok(this)
     }
 
     /// The first of its kind.
-    fn begin(&mut self, config: Option<Config>) {
+    async fn begin(&mut self, config: Option<Config>) {
         tracing::info!(
             "zdsup {} supervises {} as process {}",
             env!("CARGO_PKG_VERSION"),
@@ -506,8 +515,13 @@ impl Supervisor {
             std::process::id()
         );
         let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
-        for service in config.into_iter().flat_map(|config| config.services) {
-            let id = self.core.add_service(core::Generation(1), first_failure);
+        let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
+        // Numbers go on from those of former supervisors.
+        let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
+        self.core.number_upgrades_from(numbers.upgrade + 1);
+        for service in services {
+            let last = numbers.generations.get(&service.name).copied().unwrap_or(0);
+            let id = self.core.add_service(core::Generation(last + 1), first_failure);
             let (name, listeners) = (service.name, Listeners::new());
             let store = Store::new(id);
             let service = Service { name, listeners, owes_restart: false, last_output: None, blank: None, store };
@@ -519,9 +533,12 @@ impl Supervisor {
 
     /// A successor. That it lives is noted later: if it dies at what follows, the next one knows.
     fn take_over(&mut self, predecessor: Predecessor) {
-        let deaths = predecessor.deaths;
+        let (deaths, was_us) = (predecessor.deaths, predecessor.was_us);
         self.settled_at = Some(self.now().after(adoption::SETTLED_AFTER));
         self.go_on(predecessor, deaths);
+        if !was_us {
+            self.note_what_is_missing();
+        }
         self.settle();
         self.announce();
     }
@@ -536,6 +553,7 @@ impl Supervisor {
         };
         // Answers that were given are sent first: whoever asked to stop must not be cut off.
         answer().await;
+        self.history.flush(LAST_WORDS);
         if let End::Over(_) = outcome {
             end_strangers().await;
             self.runtime_directory.clear();
@@ -603,6 +621,7 @@ impl Supervisor {
             }
         }
         self.announce_reexec();
+        self.history.flush(LAST_WORDS);
         self.stdout.flush(LAST_WORDS);
         self.stderr.flush(LAST_WORDS);
         // Handlers are lost with the program, and what they have taken with them: what comes from here on waits in the

@@ -1,8 +1,10 @@
 //! What operators ask for, over the control socket or by signal.
 
-use super::Supervisor;
+use std::time::Duration;
+
 use super::ledger::News;
 use super::status::{self, Snapshot};
+use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{AdmissionKind, Done, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest};
 use crate::core::event::spoken;
@@ -30,6 +32,15 @@ impl Supervisor {
             }
             Command::Events { id, after, reply } => {
                 let _ = reply.send(self.ledger.events(crate::core::UpgradeId(id), after));
+            }
+            Command::History { wanted, reply } => {
+                let known = self.history.known();
+                tokio::task::spawn_blocking(move || drop(reply.send(history::history(known, wanted))));
+            }
+            Command::Kpi { query, reply } => {
+                let known = self.history.known();
+                let since = Duration::from_secs(query.since).as_secs_f64();
+                tokio::task::spawn_blocking(move || drop(reply.send(history::kpi(known, query.service, since))));
             }
             Command::Abort { target, uid, reply } => {
                 let _ = reply.send(self.on_abort(&target, uid));

@@ -6,6 +6,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::control::server::{Command, EventsPage, Rejection, RejectionKind};
 use crate::control::types::*;
+use crate::history::Figures;
 
 /// The only upgrade it knows.
 pub(super) const UPGRADE: u64 = 7;
@@ -75,6 +76,14 @@ impl Loop {
                 let events = story.events.iter().filter(|event| event.seq > after).cloned().collect();
                 let page = EventsPage { events, finished: story.finished, changed: story.changed.subscribe() };
                 drop(reply.send((id == UPGRADE).then_some(page)));
+            }
+            Command::History { wanted, reply } => {
+                let page = HistoryPage { upgrades: vec![], skipped: wanted.after };
+                drop(reply.send(rejection(wanted.service.as_deref()).map_or(Ok(page), Err)));
+            }
+            Command::Kpi { query, reply } => {
+                let kpi = Figures::new(query.service.clone(), 0.0).kpi(query.since as f64, 0);
+                drop(reply.send(rejection(query.service.as_deref()).map_or(Ok(kpi), Err)));
             }
             Command::Reexec { replacement, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", replacement.binary)));
