@@ -354,6 +354,18 @@ fn every_field_of_every_type_is_described() {
         verdict: Some(Box::new(verdict)),
     };
     compare(&mut seen, &event, &UpgradeEvent { generation: None, verdict: None, ..event.clone() });
+    let told = SupervisorEvent {
+        seq: 1,
+        at: 1.0,
+        event: "verdict".into(),
+        message: "failed".into(),
+        service: Some("web".into()),
+        generation: Some(4),
+        upgrade: Some(7),
+        verdict: event.verdict.clone(),
+    };
+    let least = SupervisorEvent { service: None, generation: None, upgrade: None, verdict: None, ..told.clone() };
+    compare(&mut seen, &told, &least);
 
     let request = UpgradeRequest { service: Some("web".into()), kind: Kind::Restart };
     compare(&mut seen, &request, &UpgradeRequest { service: None, ..request.clone() });

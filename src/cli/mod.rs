@@ -6,6 +6,7 @@ mod completions;
 mod config_check;
 mod deferred;
 pub mod demo;
+mod events;
 pub mod failure;
 mod history;
 mod kpi;
@@ -138,6 +139,12 @@ enum Command {
     /// Where no supervisor runs, the history's file is read.
     Kpi(Deferred<kpi::KpiArgs>),
 
+    /// Show what happens to the services.
+    ///
+    /// What is remembered of it, a line each: upgrades, step by step, as well as crashes and restarts. With --follow it
+    /// goes on as it happens, also past a supervisor that replaces itself.
+    Events(Deferred<events::EventsArgs>),
+
     /// Check a config file.
     ///
     /// Says what would run, or where the file is wrong. Nothing is bound and nothing is started.
@@ -221,6 +228,7 @@ impl Cli {
             Command::Reexec(args) => reexec::run(&global, args.0),
             Command::History(args) => history::run(&global, &args.0),
             Command::Kpi(args) => kpi::run(&global, &args.0),
+            Command::Events(args) => events::run(&global, &args.0),
             Command::Check(args) => config_check::run(&global, &args.0),
             Command::Demo(args) => demo::run(&args.0),
             Command::Completions(args) => completions::run(&args.0),

@@ -3,6 +3,8 @@
 //! A [`Client`] keeps its connection between requests. A [`Watch`] is the story of one upgrade: it survives being cut
 //! off, and where the supervisor has no stream left it asks again and again instead; either way each event comes once.
 
+mod follow;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
@@ -24,6 +26,7 @@ use super::types::{
     UpgradeStatus,
 };
 use crate::sys::{Pid, peer};
+pub use follow::Follow;
 
 /// How long a supervisor that is there may be too busy to take a connection.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);

@@ -23,6 +23,7 @@ pub(super) enum Endpoint {
     Upgrades,
     Upgrade,
     Events,
+    Feed,
     History,
     Kpi,
     Abort,
@@ -34,17 +35,18 @@ pub(super) enum Endpoint {
 impl Endpoint {
     /// Whether there can be a query.
     pub(super) fn takes_query(self) -> bool {
-        matches!(self, Self::Events | Self::History | Self::Kpi)
+        matches!(self, Self::Events | Self::Feed | Self::History | Self::Kpi)
     }
 }
 
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 11] = [
+pub const ROUTES: [Route; 12] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
     Route { method: "GET", path: "/v1/upgrades/{id}", needs: Permission::Look, endpoint: Endpoint::Upgrade },
     Route { method: "GET", path: "/v1/upgrades/{id}/events", needs: Permission::Look, endpoint: Endpoint::Events },
+    Route { method: "GET", path: "/v1/events", needs: Permission::Look, endpoint: Endpoint::Feed },
     Route { method: "GET", path: "/v1/history", needs: Permission::Look, endpoint: Endpoint::History },
     Route { method: "GET", path: "/v1/kpi", needs: Permission::Look, endpoint: Endpoint::Kpi },
     Route { method: "POST", path: "/v1/abort", needs: Permission::Operate, endpoint: Endpoint::Abort },

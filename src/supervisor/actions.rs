@@ -307,6 +307,7 @@ impl Supervisor {
             _ => None,
         };
         let message = story::sentence(step, pid);
+        self.tell_step(service, upgrade, step, &message);
         let name = self.name_of(service);
         let number = generation.map(|generation| generation.0);
         match step {
@@ -412,6 +413,7 @@ impl Supervisor {
             service.generations.values().any(|one| one.upgrade == Some(upgrade) && leaving(one.role))
         });
         let news = News { event: "verdict", message, generation: candidate };
+        self.tell_verdict(service, upgrade, &status, &news);
         self.ledger.conclude(upgrade, now, status, drained, news);
         self.note_verdict(upgrade);
         let line = self.status_line(None);

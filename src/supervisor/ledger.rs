@@ -219,6 +219,7 @@ impl Ledger {
         let record = self.0.get(&id)?;
         Some(EventsPage {
             events: record.events.iter().filter(|event| event.seq > after).map(|event| record.tell(event)).collect(),
+            after,
             finished: record.is_finished(),
             changed: record.changed.subscribe(),
         })

@@ -17,6 +17,7 @@ mod actions;
 mod adoption;
 mod errand;
 mod events;
+mod feed;
 mod history;
 mod hold;
 mod ignored;
@@ -63,6 +64,7 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use feed::Feed;
 use history::History;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
@@ -248,6 +250,7 @@ struct Supervisor {
     processes: HashMap<InstanceId, Process>,
     ledger: Ledger,
     history: History,
+    feed: Feed,
     systemd: Systemd,
     runtime_directory: RuntimeDirectory,
     control: Control,
@@ -471,6 +474,7 @@ impl Supervisor {
             processes: HashMap::new(),
             ledger: Ledger::default(),
             history,
+            feed: Feed::new(),
             systemd,
             runtime_directory,
             control,
@@ -514,6 +518,7 @@ impl Supervisor {
             self.name,
             std::process::id()
         );
+        self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
         let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
         let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
         // Numbers go on from those of former supervisors.
@@ -536,7 +541,10 @@ impl Supervisor {
         let (deaths, was_us) = (predecessor.deaths, predecessor.was_us);
         self.settled_at = Some(self.now().after(adoption::SETTLED_AFTER));
         self.go_on(predecessor, deaths);
-        if !was_us {
+        if was_us {
+            self.tell("adopted", "the supervisor has replaced itself, and goes on with everything");
+        } else {
+            self.tell("adopted", "the supervisor died, and this one goes on with everything");
             self.note_what_is_missing();
         }
         self.settle();
@@ -552,7 +560,7 @@ impl Supervisor {
             }
         };
         // Answers that were given are sent first: whoever asked to stop must not be cut off.
-        answer().await;
+        self.answer_all(&mut intake).await;
         self.history.flush(LAST_WORDS);
         if let End::Over(_) = outcome {
             end_strangers().await;
@@ -621,6 +629,7 @@ impl Supervisor {
             }
         }
         self.announce_reexec();
+        self.answer_all(intake).await;
         self.history.flush(LAST_WORDS);
         self.stdout.flush(LAST_WORDS);
         self.stderr.flush(LAST_WORDS);
@@ -634,6 +643,17 @@ impl Supervisor {
         self.replace_ourselves();
         if let Err(error) = self.accept_again() {
             tracing::error!("{error}");
+        }
+    }
+
+    /// Lets the control server send what it was given, and what its streams ask for on that.
+    async fn answer_all(&mut self, intake: &mut Intake) {
+        for _ in 0..ANSWER_TURNS {
+            while let Ok(command) = intake.commands.try_recv() {
+                self.on_command(command);
+                self.act();
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -743,6 +763,7 @@ impl Supervisor {
         self.stopping = true;
         tracing::info!("stopping: every service drains first (ask again to end them at once)");
         self.systemd.stopping("stopping");
+        self.tell("ending", "stopping: every service drains first");
         self.core.stop(now);
         self.survival.stale = true;
     }

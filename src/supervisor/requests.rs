@@ -33,6 +33,9 @@ impl Supervisor {
             Command::Events { id, after, reply } => {
                 let _ = reply.send(self.ledger.events(crate::core::UpgradeId(id), after));
             }
+            Command::Feed { after, reply } => {
+                let _ = reply.send(Some(self.feed.page(after)));
+            }
             Command::History { wanted, reply } => {
                 let known = self.history.known();
                 tokio::task::spawn_blocking(move || drop(reply.send(history::history(known, wanted))));
@@ -70,6 +73,7 @@ impl Supervisor {
                 let message = "waiting for the upgrade in flight to end".to_owned();
                 self.ledger.tell(id, now, News { event: "queued", message, generation: None });
                 tracing::info!(service = name, upgrade = id.0, "{kind} requested during an upgrade: it is the next");
+                self.tell_of_upgrade(service, id, "queued", "waiting for the upgrade in flight to end");
             }
             Admission::Joined(_) => {}
         }

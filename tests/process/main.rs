@@ -9,6 +9,7 @@ mod support;
 mod basics;
 mod deaths;
 mod drain;
+mod events;
 mod examples;
 mod failures;
 mod history;

@@ -1,7 +1,7 @@
 //! `zdsup history` and `zdsup kpi`.
 
 use crate::cli::terminal::{Style, clean, clean_lines, wrap};
-use crate::control::types::{Kpi, PhaseRecord, ProbeFigures, Spread, UpgradeRecord, Verdict};
+use crate::control::types::{Kpi, PhaseRecord, ProbeFigures, Spread, SupervisorEvent, UpgradeRecord, Verdict};
 
 use super::table::Table;
 use super::units::{count, instant, span};
@@ -31,6 +31,23 @@ pub(in crate::cli) fn history(records: &[UpgradeRecord], style: Style) -> String
         table.row(cells, paint(record.verdict), reason.map(clean).chain(errors).collect());
     }
     table.text(style)
+}
+
+/// A line of what happens to the services, as the log has it; with the verdict of an upgrade that failed, several.
+pub(in crate::cli) fn told(event: &SupervisorEvent, style: Style) -> String {
+    let subject = match (&event.service, event.generation) {
+        (Some(service), Some(generation)) => format!("{service}@{generation}: "),
+        (Some(service), None) => format!("{service}: "),
+        (None, _) => String::new(),
+    };
+    let message = clean_lines(&event.message, "    ");
+    let message = match &event.verdict {
+        Some(verdict) => paint(verdict.verdict)(style, &message),
+        None if matches!(event.event.as_str(), "gave-up" | "undead" | "adopted") => style.bad(&message),
+        None if matches!(event.event.as_str(), "retrying" | "aborting" | "overdue") => style.unsure(&message),
+        None => message,
+    };
+    format!("{} {}{message}\n", style.faint(&instant(event.at)), style.strong(&clean(&subject)))
 }
 
 /// What one upgrade went through.

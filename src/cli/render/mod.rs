@@ -6,7 +6,7 @@ mod status;
 mod table;
 mod units;
 
-pub(super) use history::{history, kpi, timeline};
+pub(super) use history::{history, kpi, timeline, told};
 pub(super) use progress::{accepted, event, waiting};
 pub(super) use status::{draining, status};
 pub(super) use units::span;

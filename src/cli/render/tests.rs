@@ -259,7 +259,7 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
         ],
         rollback: (verdict == Verdict::RolledBack).then_some(0.0031),
         drain: (verdict == Verdict::Upgraded).then_some(12.5),
-        probe: (verdict == Verdict::RolledBack).then(|| ProbeSummary {
+        probe: (verdict == Verdict::RolledBack).then_some(ProbeSummary {
             inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
             before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
         }),
