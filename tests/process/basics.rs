@@ -401,6 +401,7 @@ fn a_service_is_given_exactly_what_the_protocol_says() {
         [format!("a={address}:8001"), format!("udp:{address}:8002"), format!("c-c=unix:{}", place.join("c").display())];
     let report = place.join("report");
     // Stale ones, as from an outer systemd: none of them may come through.
+    let state = place.join("state").display().to_string();
     let stale = [
         ("LISTEN_FDS", "7"),
         ("LISTEN_PID", "1"),
@@ -410,7 +411,7 @@ fn a_service_is_given_exactly_what_the_protocol_says() {
         ("WATCHDOG_PID", "1"),
         ("FDSTORE", "8"),
         ("ZDSUP_GENERATION", "99"),
-        ("STATE_DIRECTORY", "/nowhere"),
+        ("STATE_DIRECTORY", &state),
         ("KEPT", "yes"),
     ];
     let environment = stale.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

@@ -264,7 +264,7 @@ fn the_state_of_another_supervisor_is_kept_aside_and_its_listeners_are_used_agai
     machine.await_entry(UNIT, "why", |entry| {
         entry.message().contains("it is of supervisor web, and this is other; it is kept as")
     });
-    machine.await_property(UNIT, "StatusText", "serving", |text| text == "web@1 serving");
+    machine.await_property(UNIT, "StatusText", "serving", |text| text == "web@2 serving");
     let aside = machine.ok(["cat", "/run/zdsup/web/state.refused.json"]);
     assert!(aside.starts_with("{\"version\":1,"), "{aside}");
     // The port was never let go of, and is not bound a second time.
