@@ -48,7 +48,7 @@ impl Supervisor {
             let (name, owes_restart) = (service.name.into_owned(), service.owes_restart);
             let last_output = service.last_output.map(|(id, output)| (id, output.into_owned()));
             let store = Store::adopt(service.id, service.next_stored, service.stored, &mut fds, &mut self.poller);
-            let adopted = Service { name, listeners, owes_restart, last_output, blank: None, store };
+            let adopted = Service { owes_restart, last_output, ..Service::new(name, listeners, store) };
             self.services.insert(service.id, adopted);
         }
         let mut programs = Programs::default();
@@ -108,6 +108,7 @@ impl Supervisor {
         };
         let service = self.name_of(id.service).to_owned();
         let cgroup = entry.cgroup.as_deref().cloned();
+        let slot = self.slot_of(id);
         let mut ground = Ground {
             notify_path: entry.notify.clone(),
             poller: &mut self.poller,
@@ -118,7 +119,7 @@ impl Supervisor {
             stderr: &self.stderr,
             terminal: self.terminal,
         };
-        match Process::adopt(entry, was_us, release, fds, &mut ground) {
+        match Process::adopt(entry, slot, was_us, release, fds, &mut ground) {
             Ok(process) => {
                 if !launched && process.is_launched() {
                     self.unsettled.insert(id);

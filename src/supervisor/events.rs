@@ -102,6 +102,8 @@ impl Supervisor {
                     process.search_at = Some(again);
                 }
             }
+            Elsewhere::Retired { instance, left } => self.on_retired(instance, left),
+            Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
             Elsewhere::Binary(program) => self.on_binary(*program),
             Elsewhere::Noted { instance, note } => {
@@ -184,11 +186,16 @@ impl Supervisor {
         let Some(process) = self.processes.get_mut(&id) else { return };
         process.stop_probe(&mut self.poller);
         let listeners = process.release.listeners.iter();
-        let flipped: Vec<&str> =
-            listeners.filter(|listener| listener.socket.was_made_nonblocking()).map(|l| l.name.as_str()).collect();
+        let slot = process.slot;
+        let flipped: Vec<&str> = listeners
+            .filter(|listener| listener.socket.of(slot).was_made_nonblocking())
+            .map(|l| l.name.as_str())
+            .collect();
         let flipped = flipped.join(", ");
         let (pid, signal) = (process.pid, process.release.service.drain.signal);
-        let shared = self.processes.keys().any(|other| *other != id && other.service == id.service);
+        let sockets: Vec<u64> = process.sockets().map(|socket| socket.token).collect();
+        let shares = |other: &super::process::Process| other.sockets().any(|socket| sockets.contains(&socket.token));
+        let shared = self.processes.values().any(|other| other.id != id && shares(other));
         if !flipped.is_empty() && shared {
             let note = format!(
                 "O_NONBLOCK was set on listener {flipped} while it was starting: it holds for every process that has the \
@@ -501,6 +508,9 @@ impl Supervisor {
     fn on_hangup(&mut self) {
         for token in self.hangups.ready().unwrap_or_default() {
             let Some(socket) = self.watched.get(&token).map(std::sync::Arc::clone) else { continue };
+            if self.heal(token) {
+                continue;
+            }
             let culprit = self.stopping_now();
             let healed = socket.heals() && socket.bound.listen_again().is_ok();
             if healed {
@@ -569,7 +579,7 @@ impl Supervisor {
     }
 
     /// Who may have done it: whoever is on its way out, else whoever is starting.
-    fn stopping_now(&self) -> String {
+    pub(super) fn stopping_now(&self) -> String {
         let (mut leaving, mut coming) = (Vec::new(), Vec::new());
         for (id, service) in self.core.services() {
             for generation in service.generations.values() {

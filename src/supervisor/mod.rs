@@ -32,8 +32,10 @@ mod reexec;
 mod release;
 mod requests;
 mod restore;
+mod rows;
 mod sink;
 mod status;
+mod steering;
 mod store;
 mod story;
 mod survival;
@@ -281,6 +283,8 @@ struct Supervisor {
     terminal: bool,
     /// When memory is to be given back.
     tidy_at: Option<Time>,
+    /// How new connections are divided may have changed.
+    steer_due: bool,
     /// Stop was asked for once already.
     stopping: bool,
     /// That was asked of this process, and not only of a predecessor.
@@ -306,9 +310,29 @@ struct Service {
     blank: Option<Blank>,
     /// What it keeps for its successors.
     store: Store,
+    /// So many times the machine waits for traffic to be divided.
+    weights_owed: u32,
+    /// Processes whose slots are being emptied before they are told to stop.
+    retiring: HashSet<InstanceId>,
+    /// Clients that are sent to one slot: health checks.
+    probers: HashMap<std::net::SocketAddr, core::Slot>,
 }
 
 impl Service {
+    fn new(name: String, listeners: Listeners, store: Store) -> Self {
+        Self {
+            name,
+            listeners,
+            owes_restart: false,
+            last_output: None,
+            blank: None,
+            store,
+            weights_owed: 0,
+            retiring: HashSet::new(),
+            probers: HashMap::new(),
+        }
+    }
+
     /// Whether this is the process that the next instance will be.
     fn is_loading(&self, pid: Pid) -> bool {
         self.blank.as_ref().is_some_and(|blank| blank.pid == pid)
@@ -339,6 +363,10 @@ enum Elsewhere {
     Binary(Box<Result<Program, String>>),
     /// A socket that was shut down has a successor, or cannot have one.
     Replaced { service: ServiceId, token: u64, result: Result<listeners::Listener, core::Reason> },
+    /// Nothing is left in the slots of an instance, or nobody waits for it any longer.
+    Retired { instance: InstanceId, left: Option<String> },
+    /// A row that a service had shut a slot of down listens again, or cannot.
+    Healed { tokens: Vec<u64>, result: Result<(), String> },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
@@ -498,6 +526,7 @@ impl Supervisor {
             stderr,
             terminal: io::stderr().is_terminal(),
             tidy_at: None,
+            steer_due: true,
             stopping: false,
             stop_asked: false,
             outcome: None,
@@ -531,8 +560,7 @@ impl Supervisor {
             let id = self.core.add_service(core::Generation(last + 1), first_failure);
             let (name, listeners) = (service.name, Listeners::new());
             let store = Store::new(id);
-            let service = Service { name, listeners, owes_restart: false, last_output: None, blank: None, store };
-            self.services.insert(id, service);
+            self.services.insert(id, Service::new(name, listeners, store));
             // A machine that was just made refuses nothing.
             let _ = self.request(id, Kind::Start, None);
         }

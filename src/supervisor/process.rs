@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ignored::Ignored;
+use super::listeners::Socket;
 use super::output::{Flow, Stream, Tail};
 use super::poller::{Poller, Source, Token};
 use super::release::Release;
 use super::sink::Sink;
 use super::tokens;
 use crate::config::ReadyBy;
-use crate::core::{InstanceId, Time};
+use crate::core::{InstanceId, Slot, Time};
 use crate::sys::Pid;
 use crate::sys::cgroup::{Cgroup, Delegated};
 use crate::sys::limits::{Nofile, Resource};
@@ -51,6 +52,8 @@ type Named<'a> = (&'a str, BorrowedFd<'a>);
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) id: InstanceId,
+    /// The place that it accepts from, where traffic is steered.
+    pub(super) slot: Slot,
     /// What its descriptors are called by.
     pub(super) token: u64,
     /// Whether its main process and its leader are our children: those of a predecessor that died are not.
@@ -138,7 +141,7 @@ impl Process {
     /// Tells the shim that is to become the instance what to do: the one at hand, else one that is made. Does not wait
     /// for it. `stored`: what it is passed after its listeners.
     pub(super) fn start(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         release: Arc<Release>,
         blank: Option<Blank>,
         stored: Vec<Named<'_>>,
@@ -154,7 +157,7 @@ impl Process {
             let _ = cgroup.mark(owner);
         }
         let path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let started = Self::start_in(id, &name, release, blank, stored, cgroup, ground);
+        let started = Self::start_in((id, slot), &name, release, blank, stored, cgroup, ground);
         if started.is_err()
             && let Some(path) = path
         {
@@ -165,7 +168,7 @@ impl Process {
     }
 
     fn start_in(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         name: &str,
         release: Arc<Release>,
         blank: Option<Blank>,
@@ -190,7 +193,9 @@ impl Process {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
         }
         let listeners = release.listeners.iter();
-        let listeners = listeners.map(|listener| (listener.name.as_str(), listener.socket.bound.fd.as_fd()));
+        let sockets: Vec<(&str, Arc<Socket>)> =
+            listeners.map(|listener| (listener.name.as_str(), listener.socket.of(slot))).collect();
+        let listeners = sockets.iter().map(|(name, socket)| (*name, socket.bound.fd.as_fd()));
         let passed: Vec<Named<'_>> = listeners.chain(stored).collect();
         plan.env.extend(names(&passed));
         plan.listen_pid = release.service.listen_pid;
@@ -219,6 +224,7 @@ impl Process {
         let stderr = watch(output.stderr, Source::Stderr(id))?;
         Ok(Self {
             id,
+            slot,
             token: tokens::fresh(),
             is_ours: true,
             release,
@@ -244,6 +250,11 @@ impl Process {
             lingering: false,
             search_at: None,
         })
+    }
+
+    /// What it accepts from.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = Arc<Socket>> {
+        self.release.listeners.iter().map(|listener| listener.socket.of(self.slot))
     }
 
     // ---- the launch -----------------------------------------------------------------------------------------------

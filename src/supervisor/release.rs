@@ -169,7 +169,7 @@ impl Surroundings {
         &self,
         service: &str,
         kind: Kind,
-        existing: &Listeners,
+        (existing, taken): (&Listeners, usize),
         inherited: &mut Inherited,
     ) -> Result<Pinned, Reason> {
         let config = match &self.source {
@@ -196,7 +196,7 @@ impl Surroundings {
             Log::File(path) => Some(Arc::new(open_log(path)?)),
             Log::Capture | Log::Inherit | Log::Journal => None,
         };
-        let opened = listeners::open(&service, existing, inherited)?;
+        let opened = listeners::open(&service, existing, taken, inherited)?;
         let listeners = opened.listeners;
         let release = Release {
             service,
@@ -294,9 +294,9 @@ impl Release {
     }
 
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
-    pub(super) fn back(&self, existing: &Listeners) -> Result<Pinned, Reason> {
+    pub(super) fn back(&self, existing: &Listeners, taken: usize) -> Result<Pinned, Reason> {
         self.check_program()?;
-        let opened = listeners::open(&self.service, existing, &mut Inherited::default())?;
+        let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
         let release = self.on(opened.listeners);
         Ok(Pinned { access: None, release, warnings: opened.warnings, changes: opened.changes })
     }

@@ -233,8 +233,8 @@ pub(super) fn complete(snapshot: Snapshot) -> Status {
     }
     for (service, sockets) in status.services.iter_mut().zip(&sockets) {
         for (listener, socket) in service.listeners.iter_mut().zip(sockets) {
-            if let Some((queued, backlog)) = socket.bound.queue() {
-                listener.queue = Some(queued);
+            for (queued, backlog) in socket.all().iter().filter_map(|socket| socket.bound.queue()) {
+                listener.queue = Some(listener.queue.unwrap_or(0) + queued);
                 listener.backlog = Some(backlog);
             }
         }

@@ -13,6 +13,7 @@ use super::memory::Memory;
 use crate::config::Log;
 use crate::supervisor::listeners::{Change, Listener, Listeners, Origin, Socket};
 use crate::supervisor::release::{self, Held, Release};
+use crate::supervisor::rows::Slots;
 use crate::supervisor::{Pending, tokens};
 use crate::sys::Pid;
 use crate::sys::shim::Program;
@@ -193,6 +194,16 @@ impl Sockets {
         let mut sockets = HashMap::new();
         for entry in entries {
             tokens::was_given_out(entry.token);
+            if let Some(row) = &entry.row {
+                let origin = if entry.inherited { Origin::Inherited } else { Origin::Bound };
+                match Slots::adopt(&entry.asked, row, origin, |token| fds.remove(&Name::Socket(token))) {
+                    Ok(socket) => {
+                        sockets.insert(entry.token, socket);
+                    }
+                    Err(error) => tracing::error!("listener {} cannot be taken over: {error}", entry.asked),
+                }
+                continue;
+            }
             let Some(fd) = fds.remove(&Name::Socket(entry.token)) else {
                 tracing::error!("listener {} was lost: it is bound anew at the next reload", entry.asked);
                 continue;

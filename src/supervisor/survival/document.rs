@@ -17,6 +17,7 @@ use crate::control::server::Access;
 use crate::control::types::LastOutput;
 use crate::core::{Core, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::supervisor::ledger::Ledger;
+use crate::supervisor::rows::RowEntry;
 use crate::sys::Pid;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::limits::Nofile;
@@ -135,6 +136,9 @@ pub(crate) struct SocketEntry<'a> {
     pub(crate) asked: Cow<'a, Endpoint>,
     /// By socket activation, rather than bound.
     pub(crate) inherited: bool,
+    /// Its row, where traffic is steered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) row: Option<Cow<'a, RowEntry>>,
 }
 
 /// One release.

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{
@@ -16,9 +17,11 @@ use crate::core::{InstanceId, Reason, Time};
 use crate::supervisor::listeners::{Listener, Origin};
 use crate::supervisor::process::Process;
 use crate::supervisor::release::{Held, Release};
+use crate::supervisor::rows::Slots;
 use crate::supervisor::store::Stored;
 use crate::supervisor::{Pending, Supervisor};
 use crate::sys::Pid;
+use crate::sys::socket::Bound;
 
 /// How long until a store that did not listen is tried again.
 const STORE_AGAIN: Duration = Duration::from_millis(20);
@@ -130,7 +133,8 @@ impl Supervisor {
     /// Everything that is held by descriptor goes into the store before the document names it, and leaves it after.
     fn write_down(&mut self) {
         let mut store = self.survival.store.take();
-        let held = self.holdings();
+        let dams = self.dams();
+        let held = self.holdings(&dams);
         let mut complete = store.as_mut().is_none_or(|store| store.put(&held));
         let names = held.iter().map(|(name, _)| *name).collect();
         drop(held);
@@ -170,7 +174,8 @@ impl Supervisor {
     }
 
     /// Every descriptor that a successor needs, each under its own name.
-    pub(in crate::supervisor) fn holdings(&self) -> Vec<(Name, BorrowedFd<'_>)> {
+    /// `dams`: [`Self::dams`].
+    pub(in crate::supervisor) fn holdings<'a>(&'a self, dams: &'a [(u64, Arc<Bound>)]) -> Vec<(Name, BorrowedFd<'a>)> {
         let mut held = vec![
             (Name::State, self.survival.memory.as_fd()),
             (Name::Control, self.control.socket.as_fd()),
@@ -179,6 +184,7 @@ impl Supervisor {
         let executables = self.releases.values().flat_map(|release| release.executables());
         held.extend(executables.map(|held| (Name::Program(held.token), held.program.held.as_fd())));
         held.extend(self.watched.values().map(|socket| (Name::Socket(socket.token), socket.bound.fd.as_fd())));
+        held.extend(dams.iter().map(|(token, dam)| (Name::Socket(*token), dam.fd.as_fd())));
         for process in self.processes.values() {
             process.holdings(&mut held);
         }
@@ -199,6 +205,9 @@ impl Supervisor {
 
     /// All that a successor needs to know.
     fn document(&self, handed: BTreeMap<Name, i32>) -> Document<'_> {
+        // They are in the entries of their rows.
+        let slots: std::collections::HashSet<u64> =
+            self.rows().flat_map(Slots::others).map(|(token, _)| token).collect();
         Document {
             version: VERSION,
             owner: self.survival.owner.clone(),
@@ -225,10 +234,12 @@ impl Supervisor {
             sockets: self
                 .watched
                 .values()
+                .filter(|socket| !slots.contains(&socket.token))
                 .map(|socket| SocketEntry {
                     token: socket.token,
                     asked: Cow::Borrowed(&socket.asked),
                     inherited: socket.origin == Origin::Inherited,
+                    row: socket.slots.as_ref().map(|slots| Cow::Owned(slots.entry())),
                 })
                 .collect(),
             releases: self
