@@ -71,6 +71,9 @@ impl fmt::Display for Report {
                 writeln!(f, "  {role:<10} {}", groups.join(", "))?;
             }
         }
+        if let Some(address) = self.config.metrics {
+            writeln!(f, "  {:<10} http://{address}/metrics", "metrics")?;
+        }
         for service in &self.config.services {
             write_service(f, service)?;
         }

@@ -5,7 +5,7 @@ use super::error::Problem;
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
 pub(crate) const TABLES: [(&str, &[&str]); 9] = [
     ("", &["supervisor", "service"]),
-    ("[supervisor]", &["operators", "viewers"]),
+    ("[supervisor]", &["operators", "viewers", "metrics"]),
     (
         "[service.NAME]",
         &[

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +68,7 @@ pub fn parse(text: &str, path: &Path, name: Option<&str>) -> Result<Config, Conf
         source: Some(absolute),
         operators: convert::accounts(raw.supervisor.operators).map_err(error)?,
         viewers: convert::accounts(raw.supervisor.viewers).map_err(error)?,
+        metrics: convert::metrics(raw.supervisor.metrics).map_err(error)?,
         services: convert::services(raw.service).map_err(error)?,
     })
 }
@@ -112,6 +114,7 @@ pub(crate) fn from_flags(
         source: None,
         operators: convert::accounts(supervisor.operators).map_err(error)?,
         viewers: convert::accounts(supervisor.viewers).map_err(error)?,
+        metrics: convert::metrics(supervisor.metrics).map_err(error)?,
         services: vec![convert::service(&Spanned::new(end, service_name), service, origin).map_err(error)?],
     })
 }
@@ -168,6 +171,8 @@ pub struct Config {
     pub operators: Vec<String>,
     /// Groups whose members may look.
     pub viewers: Vec<String>,
+    /// Where metrics are served to whoever asks.
+    pub metrics: Option<SocketAddr>,
     /// The services; exactly one for now.
     pub services: Vec<Service>,
 }

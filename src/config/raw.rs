@@ -23,6 +23,7 @@ pub(crate) struct File {
 pub(crate) struct Supervisor {
     pub(crate) operators: Vec<Spanned<String>>,
     pub(crate) viewers: Vec<Spanned<String>>,
+    pub(crate) metrics: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -37,6 +37,7 @@ const FULL: &str = r#"
 [supervisor]
 operators = ["deploy"]
 viewers = ["ops", "dev"]
+metrics = "127.0.0.1:9100"
 
 [service.web]
 command = ["/srv/web/current/bin/web", "--workers", "4"]
@@ -89,11 +90,13 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 61] = [
+const FULL_AS_FLAGS: [&str; 63] = [
     "--operators",
     "deploy",
     "--viewers",
     "ops,dev",
+    "--metrics",
+    "127.0.0.1:9100",
     "--user",
     "web",
     "--group",
@@ -189,6 +192,7 @@ fn a_minimal_config_has_every_default() {
 fn every_setting_arrives() {
     let config = good(FULL);
     assert_eq!(config.operators, ["deploy"]);
+    assert_eq!(config.metrics, "127.0.0.1:9100".parse().ok());
     assert_eq!(config.viewers, ["ops", "dev"]);
     let service = &config.services[0];
     assert_eq!(service.command, ["/srv/web/current/bin/web", "--workers", "4"]);
