@@ -198,6 +198,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "GROUPS")]
     pub viewers: Option<String>,
 
+    /// Where metrics are served to whoever asks, such as 127.0.0.1:9100 [default: only at the control socket].
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+
     /// The program and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -231,6 +235,7 @@ impl RunFlags {
             viewers: list(&mut line, "--viewers", self.viewers.as_deref()).unwrap_or_default(),
             // There is one service.
             atomic: false,
+            metrics: text(&mut line, "--metrics", self.metrics.as_deref()),
         };
         match self.service(&mut line) {
             Ok(service) => config::from_flags(supervisor, service, line, name, directory),

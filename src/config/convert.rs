@@ -1,6 +1,7 @@
 //! What was written becomes what is meant, once, with every check.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -130,6 +131,17 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
 /// Names of groups.
 pub(crate) fn accounts(names: Vec<Spanned<String>>) -> Result<Vec<String>> {
     names.into_iter().map(account).collect()
+}
+
+/// The address at which metrics are served.
+pub(crate) fn metrics(address: Option<Spanned<String>>) -> Result<Option<SocketAddr>> {
+    optional(address, |address| {
+        address.get_ref().parse().map_err(|_| {
+            let text = address.get_ref().escape_debug();
+            Problem::new(address.span(), format!("`{text}` is not an IP address with a port"))
+                .hint("write both, such as `127.0.0.1:9100` or `[::1]:9100`: whoever reaches it may read the metrics")
+        })
+    })
 }
 
 /// Why a text cannot be a name, if it cannot.

@@ -5,7 +5,7 @@ use super::error::Problem;
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
 pub(crate) const TABLES: [(&str, &[&str]); 12] = [
     ("", &["supervisor", "service"]),
-    ("[supervisor]", &["operators", "viewers", "atomic"]),
+    ("[supervisor]", &["operators", "viewers", "atomic", "metrics"]),
     (
         "[service.NAME]",
         &[

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,6 +73,7 @@ pub fn parse(text: &str, path: &Path, name: Option<&str>) -> Result<Config, Conf
         operators: convert::accounts(raw.supervisor.operators).map_err(error)?,
         viewers: convert::accounts(raw.supervisor.viewers).map_err(error)?,
         atomic: raw.supervisor.atomic,
+        metrics: convert::metrics(raw.supervisor.metrics).map_err(error)?,
         services: convert::services(raw.service).map_err(error)?,
     })
 }
@@ -118,6 +120,7 @@ pub(crate) fn from_flags(
         operators: convert::accounts(supervisor.operators).map_err(error)?,
         viewers: convert::accounts(supervisor.viewers).map_err(error)?,
         atomic: supervisor.atomic,
+        metrics: convert::metrics(supervisor.metrics).map_err(error)?,
         services: vec![convert::service(&Spanned::new(end, service_name), service, origin).map_err(error)?],
     })
 }
@@ -174,6 +177,8 @@ pub struct Config {
     pub operators: Vec<String>,
     /// Groups whose members may look.
     pub viewers: Vec<String>,
+    /// Where metrics are served to whoever asks.
+    pub metrics: Option<SocketAddr>,
     /// Whether a reload of several services takes those already upgraded back when a later one fails. Default false.
     pub atomic: bool,
     /// The services in the order of the file; at least one. Names are distinct, listeners do not overlap, and each

@@ -24,6 +24,7 @@ pub(crate) struct Supervisor {
     pub(crate) operators: Vec<Spanned<String>>,
     pub(crate) viewers: Vec<Spanned<String>>,
     pub(crate) atomic: bool,
+    pub(crate) metrics: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

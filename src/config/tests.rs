@@ -40,6 +40,7 @@ const FULL: &str = r#"
 [supervisor]
 operators = ["deploy"]
 viewers = ["ops", "dev"]
+metrics = "127.0.0.1:9100"
 
 [service.web]
 command = ["/srv/web/current/bin/web", "--workers", "4"]
@@ -100,11 +101,13 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 69] = [
+const FULL_AS_FLAGS: [&str; 71] = [
     "--operators",
     "deploy",
     "--viewers",
     "ops,dev",
+    "--metrics",
+    "127.0.0.1:9100",
     "--user",
     "web",
     "--group",
@@ -217,6 +220,7 @@ fn a_minimal_config_has_every_default() {
 fn every_setting_arrives() {
     let config = good(FULL);
     assert_eq!(config.operators, ["deploy"]);
+    assert_eq!(config.metrics, "127.0.0.1:9100".parse().ok());
     assert_eq!(config.viewers, ["ops", "dev"]);
     let service = &config.services[0];
     assert_eq!(service.command, ["/srv/web/current/bin/web", "--workers", "4"]);

@@ -26,6 +26,7 @@ pub(super) enum Endpoint {
     Feed,
     History,
     Kpi,
+    Metrics,
     Abort,
     Stop,
     Reexec,
@@ -40,7 +41,7 @@ impl Endpoint {
 }
 
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 12] = [
+pub const ROUTES: [Route; 13] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
@@ -49,6 +50,7 @@ pub const ROUTES: [Route; 12] = [
     Route { method: "GET", path: "/v1/events", needs: Permission::Look, endpoint: Endpoint::Feed },
     Route { method: "GET", path: "/v1/history", needs: Permission::Look, endpoint: Endpoint::History },
     Route { method: "GET", path: "/v1/kpi", needs: Permission::Look, endpoint: Endpoint::Kpi },
+    Route { method: "GET", path: "/metrics", needs: Permission::Look, endpoint: Endpoint::Metrics },
     Route { method: "POST", path: "/v1/abort", needs: Permission::Operate, endpoint: Endpoint::Abort },
     Route { method: "POST", path: "/v1/stop", needs: Permission::Operate, endpoint: Endpoint::Stop },
     Route { method: "POST", path: "/v1/reexec", needs: Permission::Operate, endpoint: Endpoint::Reexec },

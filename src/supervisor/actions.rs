@@ -7,7 +7,7 @@ use super::ledger::News;
 use super::listeners::Change;
 use super::listeners::Listeners;
 use super::process::{Ground, Process};
-use super::release::Pinned;
+use super::release::{Exported, Pinned};
 use super::store::Store;
 use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
 use crate::config;
@@ -128,9 +128,9 @@ impl Supervisor {
         for listener in &pinned.release.listeners {
             self.watch(listener);
         }
-        let Pinned { access, changes, release, .. } = pinned;
+        let Pinned { access, metrics, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
-        self.pending.insert(upgrade, Pending { release: id, access, changes });
+        self.pending.insert(upgrade, Pending { release: id, access, metrics, changes });
         self.tell_core(Event::Pinned { upgrade, release: id, policy });
     }
 
@@ -476,6 +476,9 @@ impl Supervisor {
                 *current = access;
                 changed
             });
+        }
+        if let Some(Exported(address)) = pending.metrics {
+            self.exporter.serve_at(address, &self.commands);
         }
         let release = self.releases.get(&pending.release);
         if let (Some(release), Some(service)) = (release, self.services.get_mut(&service)) {

@@ -17,6 +17,7 @@ mod actions;
 mod adoption;
 mod errand;
 mod events;
+mod exporter;
 mod feed;
 mod history;
 mod hold;
@@ -24,6 +25,7 @@ mod ignored;
 pub mod leftovers;
 mod listeners;
 pub mod log;
+mod metrics;
 mod output;
 mod paths;
 mod poller;
@@ -66,16 +68,18 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use exporter::Exporter;
 use feed::Feed;
 use history::History;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
+use metrics::Counters;
 use paths::RuntimeDirectory;
 use poller::{Poller, Source};
 use process::Process;
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
-use release::{Pinned, Release, Surroundings};
+use release::{Exported, Pinned, Release, Surroundings};
 use restore::Control;
 use sink::Sink;
 use store::Store;
@@ -253,6 +257,8 @@ struct Supervisor {
     ledger: Ledger,
     history: History,
     feed: Feed,
+    counters: Counters,
+    exporter: Exporter,
     systemd: Systemd,
     runtime_directory: RuntimeDirectory,
     control: Control,
@@ -343,6 +349,8 @@ impl Service {
 struct Pending {
     release: ReleaseId,
     access: Option<Access>,
+    /// Where metrics are served, if the config was read.
+    metrics: Option<Exported>,
     changes: Vec<Change>,
 }
 
@@ -505,6 +513,8 @@ impl Supervisor {
             ledger: Ledger::default(),
             history,
             feed: Feed::new(),
+            counters: Counters::default(),
+            exporter: Exporter::default(),
             systemd,
             runtime_directory,
             control,
@@ -534,6 +544,7 @@ impl Supervisor {
             intake: Some(Intake { signals, commands, elsewhere: elsewhere_out }),
         };
         this.watch_directory();
+        this.exporter.serve_at(options.config.as_ref().and_then(|config| config.metrics), &this.commands);
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
             None => this.begin(options.config).await,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -94,6 +95,8 @@ pub(super) struct Held {
 pub(super) struct Pinned {
     /// Who may use the control socket once the upgrade has succeeded. `None`: the config was not read.
     pub(super) access: Option<Access>,
+    /// Where metrics are served from then on, likewise.
+    pub(super) metrics: Option<Exported>,
     /// What will be run.
     pub(super) release: Release,
     /// Things an operator should know.
@@ -101,6 +104,10 @@ pub(super) struct Pinned {
     /// What becomes of sockets that are in use once the upgrade has succeeded.
     pub(super) changes: Vec<Change>,
 }
+
+/// Where metrics are served, if they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exported(pub(super) Option<SocketAddr>);
 
 /// Where a config comes from, each time that it is wanted.
 #[derive(Clone, Debug)]
@@ -210,8 +217,8 @@ impl Surroundings {
             listeners,
             written: OnceLock::new(),
         };
-        let access = Some(access(&config));
-        Ok(Pinned { access, release, warnings: opened.warnings, changes: opened.changes })
+        let (access, metrics) = (Some(access(&config)), Some(Exported(config.metrics)));
+        Ok(Pinned { access, metrics, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     fn check_descriptors(&self, service: &config::Service, kind: Kind) -> Result<(), Reason> {
@@ -290,7 +297,8 @@ impl Release {
     /// Pins it again, on these sockets.
     pub(super) fn again(&self, listeners: Listeners) -> Result<Pinned, Reason> {
         self.check_program()?;
-        Ok(Pinned { access: None, release: self.on(listeners), warnings: Vec::new(), changes: Vec::new() })
+        let (warnings, changes) = (Vec::new(), Vec::new());
+        Ok(Pinned { access: None, metrics: None, release: self.on(listeners), warnings, changes })
     }
 
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
@@ -298,7 +306,7 @@ impl Release {
         self.check_program()?;
         let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
         let release = self.on(opened.listeners);
-        Ok(Pinned { access: None, release, warnings: opened.warnings, changes: opened.changes })
+        Ok(Pinned { access: None, metrics: None, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     /// The same, holding no sockets: it is only kept to be gone back to.

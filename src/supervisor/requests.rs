@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::ledger::News;
+use super::metrics::Facts;
 use super::status::{self, Snapshot};
 use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{AdmissionKind, Done, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest};
 use crate::core::event::spoken;
-use crate::core::{Admission, Kind, Refusal, ServiceId};
+use crate::core::{self, Admission, Kind, Refusal, ServiceId};
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -35,6 +36,10 @@ impl Supervisor {
             }
             Command::Feed { after, reply } => {
                 let _ = reply.send(Some(self.feed.page(after)));
+            }
+            Command::Metrics { reply } => {
+                let facts = self.facts();
+                tokio::task::spawn_blocking(move || drop(reply.send(facts.text())));
             }
             Command::History { wanted, reply } => {
                 let known = self.history.known();
@@ -156,6 +161,15 @@ impl Supervisor {
             }
             _ => Err(rejection(RejectionKind::Invalid, "this supervisor has several services: name one")),
         }
+    }
+
+    /// What the loop knows for a monitoring system.
+    fn facts(&self) -> Facts {
+        let Snapshot { status, sockets, .. } = self.snapshot();
+        let seats = |service: &core::service::Service| service.serving().map_or(0, |serving| serving.seats.len());
+        let desired = self.core.services().values().map(seats).collect();
+        let (counters, history_lost) = (self.counters.clone(), self.history.lost());
+        Facts { status, sockets, desired, counters, history_lost }
     }
 
     /// What the loop knows for `zdsup status`.

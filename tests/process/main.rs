@@ -18,6 +18,7 @@ mod input;
 mod keeper;
 mod leftovers;
 mod listeners;
+mod metrics;
 mod readiness;
 mod reexec;
 mod reuse;

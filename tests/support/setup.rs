@@ -13,6 +13,8 @@ pub(crate) struct Setup {
     pub(crate) listen: Vec<(String, String)>,
     /// Options of every listener, as TOML.
     pub(crate) listen_options: String,
+    /// Keys of the supervisor, as TOML.
+    pub(crate) supervisor: Vec<String>,
     /// Keys of the service, as TOML.
     pub(crate) service: Vec<String>,
     pub(crate) ready: Vec<String>,
@@ -33,6 +35,7 @@ impl Setup {
             command: command(words),
             listen: vec![("http".into(), format!("{}:8080", place.address()))],
             listen_options: String::new(),
+            supervisor: vec![],
             service: vec![],
             ready: vec![],
             watchdog: vec![],
@@ -50,7 +53,7 @@ impl Setup {
 
     /// The config file.
     pub(crate) fn toml(&self) -> String {
-        let mut text = String::from("[service.web]\n");
+        let mut text = format!("[supervisor]\n{}\n[service.web]\n", self.supervisor.join("\n"));
         writeln!(text, "command = {}", list(&self.command)).expect("a string can be written to");
         for line in &self.service {
             text.push_str(line);

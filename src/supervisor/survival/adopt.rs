@@ -238,6 +238,7 @@ impl Sockets {
         Pending {
             release: entry.release,
             access: entry.access.map(Cow::into_owned),
+            metrics: None,
             changes: entry.changes.into_iter().filter_map(change).collect(),
         }
     }
