@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::hooks::Hooks;
 use super::ledger::Ledger;
 use super::process::{Ground, Process};
 use super::store::Store;
@@ -42,14 +43,17 @@ impl Supervisor {
             Ledger::default()
         });
         let sockets = Sockets::adopt(sockets, &mut fds);
+        let mut hooked = Vec::new();
         for service in services {
             let listeners = sockets.listeners(service.listeners);
             listeners.iter().for_each(|listener| self.watch(listener));
             let (name, owes_restart) = (service.name.into_owned(), service.owes_restart);
             let last_output = service.last_output.map(|(id, output)| (id, output.into_owned()));
             let store = Store::adopt(service.id, service.next_stored, service.stored, &mut fds, &mut self.poller);
-            let adopted = Service { name, listeners, owes_restart, last_output, blank: None, store };
+            let hooks = Hooks::default();
+            let adopted = Service { name, listeners, owes_restart, last_output, blank: None, store, hooks };
             self.services.insert(service.id, adopted);
+            hooked.push((service.id, service.hooks, service.hook_process));
         }
         let mut programs = Programs::default();
         for (id, text) in releases {
@@ -63,6 +67,9 @@ impl Supervisor {
             }
         }
         self.pending = pending.into_iter().map(|(id, entry)| (id, sockets.pending(entry))).collect();
+        for (service, entries, process) in hooked {
+            self.adopt_hooks(service, entries, process, was_us, &mut fds);
+        }
         // What was asked of the predecessor and not answered is asked again, before anything new happens.
         if deaths >= POISONED {
             tracing::error!(

@@ -18,6 +18,7 @@ mod adoption;
 mod errand;
 mod events;
 mod hold;
+mod hooks;
 mod ignored;
 pub mod leftovers;
 mod listeners;
@@ -61,6 +62,7 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use hooks::Hooks;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
 use paths::RuntimeDirectory;
@@ -297,6 +299,8 @@ struct Service {
     blank: Option<Blank>,
     /// What it keeps for its successors.
     store: Store,
+    /// What is run at moments of its upgrades.
+    hooks: Hooks,
 }
 
 impl Service {
@@ -510,7 +514,9 @@ impl Supervisor {
             let id = self.core.add_service(core::Generation(1), first_failure);
             let (name, listeners) = (service.name, Listeners::new());
             let store = Store::new(id);
-            let service = Service { name, listeners, owes_restart: false, last_output: None, blank: None, store };
+            let hooks = Hooks::default();
+            let service =
+                Service { name, listeners, owes_restart: false, last_output: None, blank: None, store, hooks };
             self.services.insert(id, service);
             // A machine that was just made refuses nothing.
             let _ = self.request(id, Kind::Start, None);
@@ -523,6 +529,7 @@ impl Supervisor {
         self.settled_at = Some(self.now().after(adoption::SETTLED_AFTER));
         self.go_on(predecessor, deaths);
         self.settle();
+        self.go_on_with_hooks();
         self.announce();
     }
 
@@ -559,7 +566,7 @@ impl Supervisor {
         loop {
             self.act();
             // What a successor is handed it takes for stored.
-            if let Some(outcome) = self.outcome.filter(|end| *end != End::Reexec || self.survival.is_complete()) {
+            if let Some(outcome) = self.outcome.filter(|end| self.may_end(*end)) {
                 return Ok(outcome);
             }
             let wake = self.wake(intake).await;
@@ -584,6 +591,15 @@ impl Supervisor {
                 Wake::Deadline => {}
             }
             self.on_time();
+        }
+    }
+
+    /// Whether nothing has to be waited for first: hooks of the last verdict, a store that a successor relies on.
+    fn may_end(&self, end: End) -> bool {
+        match end {
+            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()),
+            End::Leave => true,
+            End::Reexec => self.survival.is_complete(),
         }
     }
 
@@ -638,7 +654,8 @@ impl Supervisor {
         let probes = probes.min();
         let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
         let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
-        let others = others.chain(self.restore_at).chain(self.adoption_deadline());
+        let hooks = self.services.values().filter_map(|service| service.hooks.deadline()).min();
+        let others = others.chain(self.restore_at).chain(self.adoption_deadline()).chain(hooks);
         self.core.poll_timeout().into_iter().chain(others).min()
     }
 
@@ -661,6 +678,7 @@ impl Supervisor {
             self.count_connections();
         }
         self.run_probes();
+        self.on_hook_time();
         self.tell_ignored();
         self.restore_directory();
         if self.tidy_at.is_some_and(|at| at <= now) {
@@ -718,6 +736,7 @@ impl Supervisor {
         if self.stopping {
             tracing::warn!("asked to stop again: ending everything at once");
             self.core.kill(now);
+            self.stop_hooks(true);
             self.survival.stale = true;
             return;
         }
@@ -725,6 +744,7 @@ impl Supervisor {
         tracing::info!("stopping: every service drains first (ask again to end them at once)");
         self.systemd.stopping("stopping");
         self.core.stop(now);
+        self.stop_hooks(false);
         self.survival.stale = true;
     }
 

@@ -11,6 +11,7 @@ mod deaths;
 mod drain;
 mod examples;
 mod failures;
+mod hooks;
 mod hostile;
 mod input;
 mod keeper;
