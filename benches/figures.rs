@@ -373,7 +373,8 @@ impl Supervisor {
     fn start_with(flags: &[&str], service: &str, adjust: impl FnOnce(&mut Command)) -> Result<Self> {
         let directory = Directory::new()?;
         let mut command = Command::new(ZDSUP);
-        command.args(["run", "--name", "bench", "--runtime-dir"]).arg(&directory.0).args(flags).arg("--");
+        command.args(["run", "--name", "bench", "--runtime-dir"]).arg(&directory.0);
+        command.arg("--state-dir").arg(directory.0.join("state")).args(flags).arg("--");
         command.arg(std::env::current_exe()?).arg(service).stdin(Stdio::null());
         command.stdout(Stdio::null()).stderr(Stdio::null());
         adjust(&mut command);

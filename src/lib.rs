@@ -26,6 +26,7 @@
 //! - `supervisor`: the shell, the only place that holds both `core` and `sys`.
 //! - `keeper`: the small parent that restarts a supervisor without systemd, and holds its descriptors meanwhile.
 //! - `control`: HTTP/1.1 and JSON over the control socket: types, server, client.
+//! - `history`: what became of every upgrade, in a file that outlives the supervisor.
 //! - `config`: a file or flags, to a `Config` that cannot be invalid.
 //! - `notify`: datagram bytes to messages.
 //! - `core`: the state machine of an upgrade. Pure: no clock, no descriptors, no pids.
@@ -50,6 +51,9 @@ pub mod core;
 #[cfg(feature = "supervisor")]
 #[doc(hidden)]
 pub mod exit;
+#[cfg(feature = "supervisor")]
+#[doc(hidden)]
+pub mod history;
 #[cfg(feature = "supervisor")]
 #[doc(hidden)]
 pub mod keeper;

@@ -85,6 +85,15 @@ fn what_can_be_typed() {
         "stop --leftovers --if-stopping zdsup@web.service",
         "abort",
         "abort web",
+        "history",
+        "history web@4 --json",
+        "history 4 --state-dir /var/lib/zdsup/web",
+        "history web --limit 1000",
+        "kpi",
+        "kpi web --since 12h --json",
+        "run --state-dir /srv/state -- /bin/web",
+        "events",
+        "events web -f --json",
         "check web.toml",
         "completions bash",
         "man",
@@ -103,6 +112,7 @@ fn what_makes_no_sense() {
         ("reload --no-wait --timeout 1s", ErrorKind::ArgumentConflict),
         ("reload --timeout 1", ErrorKind::ValueValidation),
         ("reload --timeout soon", ErrorKind::ValueValidation),
+        ("reload --timeout -5s", ErrorKind::ValueValidation),
         ("run -c web.toml -- /bin/web", ErrorKind::ArgumentConflict),
         ("run -c web.toml --listen 8080", ErrorKind::ArgumentConflict),
         ("--log-format xml run -- /bin/web", ErrorKind::InvalidValue),
@@ -112,6 +122,12 @@ fn what_makes_no_sense() {
         ("stop --leftovers --no-wait", ErrorKind::ArgumentConflict),
         ("stop --if-stopping x.service", ErrorKind::MissingRequiredArgument),
         ("abort web api", ErrorKind::UnknownArgument),
+        ("events web api", ErrorKind::UnknownArgument),
+        ("history web@x", ErrorKind::ValueValidation),
+        ("history --limit 0", ErrorKind::ValueValidation),
+        ("history --limit 1001", ErrorKind::ValueValidation),
+        ("kpi --since 30", ErrorKind::ValueValidation),
+        ("kpi a/b", ErrorKind::ValueValidation),
         ("check", ErrorKind::MissingRequiredArgument),
         ("completions", ErrorKind::MissingRequiredArgument),
         ("completions cobol", ErrorKind::InvalidValue),
@@ -206,6 +222,8 @@ fn help_is_complete() {
     for command in cli::command().get_subcommands().filter(|command| command.get_name() != "help") {
         assert!(text.contains(&format!("  {}  ", command.get_name())), "{}", command.get_name());
         assert!(command.get_about().is_some_and(|about| !about.to_string().is_empty()), "{}", command.get_name());
+        let help = stdout(&run(&[command.get_name(), "--help"]));
+        assert!(help.starts_with(&command.get_about().unwrap().to_string()), "{help}");
         for argument in command.get_arguments() {
             assert!(argument.get_help().is_some(), "{} {}", command.get_name(), argument.get_id());
         }

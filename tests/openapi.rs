@@ -288,6 +288,69 @@ fn every_field_of_every_type_is_described() {
     let status = Status { supervisor, services: vec![service] };
     compare(&mut seen, &status, &status);
 
+    let phase = PhaseRecord { name: "pinning".into(), start: 0.0, duration: 0.5 };
+    compare(&mut seen, &phase, &phase);
+    let figures = ProbeFigures { requests: 20, errors: 1, p50: 0.001, p99: 0.002 };
+    compare(&mut seen, &figures, &figures);
+    let probe = ProbeSummary { inside: figures.clone(), before: Some(figures) };
+    compare(&mut seen, &probe, &ProbeSummary { before: None, ..probe.clone() });
+    let record = UpgradeRecord {
+        id: 7,
+        service: "web".into(),
+        kind: Kind::Reload,
+        generation: Some(4),
+        from: Some(3),
+        release: Some("/bin/web".into()),
+        requested_by: vec![0],
+        at: 1.5,
+        duration: 2.5,
+        verdict: Verdict::RolledBack,
+        reason: Some("why".into()),
+        exit_code: 4,
+        step: "soaking".into(),
+        phases: vec![phase],
+        rollback: Some(0.5),
+        drain: Some(1.5),
+        probe: Some(probe),
+    };
+    let no_record = UpgradeRecord {
+        generation: None,
+        from: None,
+        release: None,
+        requested_by: vec![],
+        reason: None,
+        phases: vec![],
+        rollback: None,
+        drain: None,
+        probe: None,
+        ..record.clone()
+    };
+    compare(&mut seen, &record, &no_record);
+    let page = HistoryPage { upgrades: vec![record], skipped: 0 };
+    compare(&mut seen, &page, &HistoryPage { upgrades: vec![], ..page.clone() });
+    let spread = Spread { count: 1, p50: Some(0.5), mean: Some(0.5), max: Some(0.5) };
+    compare(&mut seen, &spread, &Spread::default());
+    let kpi = Kpi {
+        service: Some("web".into()),
+        since: 60.0,
+        deployments: 2,
+        upgraded: 1,
+        failed: 1,
+        rolled_back: 0,
+        aborted: 0,
+        refused: 0,
+        success_rate: Some(0.5),
+        client_requests: 20,
+        client_errors: 1,
+        client_error_rate: Some(0.05),
+        upgrade: spread.clone(),
+        rollback: spread.clone(),
+        drain: spread,
+        skipped: 0,
+    };
+    let no_kpi = Kpi { service: None, success_rate: None, client_error_rate: None, ..kpi.clone() };
+    compare(&mut seen, &kpi, &no_kpi);
+
     let event = UpgradeEvent {
         seq: 1,
         at: 1.0,
@@ -300,6 +363,18 @@ fn every_field_of_every_type_is_described() {
         verdict: Some(Box::new(verdict)),
     };
     compare(&mut seen, &event, &UpgradeEvent { generation: None, verdict: None, ..event.clone() });
+    let told = SupervisorEvent {
+        seq: 1,
+        at: 1.0,
+        event: "verdict".into(),
+        message: "failed".into(),
+        service: Some("web".into()),
+        generation: Some(4),
+        upgrade: Some(7),
+        verdict: event.verdict.clone(),
+    };
+    let least = SupervisorEvent { service: None, generation: None, upgrade: None, verdict: None, ..told.clone() };
+    compare(&mut seen, &told, &least);
 
     let request = UpgradeRequest { service: Some("web".into()), kind: Kind::Restart };
     compare(&mut seen, &request, &UpgradeRequest { service: None, ..request.clone() });

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::poll::{PollFd, PollFlags, poll};
 use zdsup::sys::limits::{Nofile, Resource, limit};
 use zdsup::sys::pidfd::ExitInfo;
-use zdsup::sys::shim::{Blank, Identity, NEVER_WENT, Plan, Program, Report, Shim};
+use zdsup::sys::shim::{Blank, Identity, NEVER_WENT, Plan, Program, Report, Shim, is_shim, may_be_shim};
 
 const ZDSUP: &str = env!("CARGO_BIN_EXE_zdsup");
 const DEADLINE: u16 = 20_000;
@@ -401,9 +401,9 @@ fn a_cgroup_is_joined() {
     assert_eq!((step, error), (format!("join the cgroup {}", directory.display()), "no such file or directory".into()));
 }
 
-/// Row 40: a supervisor that dies before it has recorded a process leaves none.
+/// Nothing is executed without go: a supervisor that dies before it has recorded a process leaves none.
 #[test]
-fn nothing_is_executed_without_go() {
+fn spawn_orphan() {
     let home = Home::new();
     let mark = home.0.join("mark");
     let touch = program("touch");
@@ -433,6 +433,23 @@ fn nothing_is_executed_without_go() {
     let pidfd = zdsup::sys::pidfd::PidFd::open(pid).unwrap();
     readable(pidfd.as_fd());
     assert_eq!(pidfd.reap().unwrap(), Some(ExitInfo::Code(NEVER_WENT)));
+}
+
+/// So that nobody takes one that exits for the program that it was to become.
+#[test]
+fn what_has_ended_is_neither_a_shim_nor_a_program() {
+    let null = null();
+    let sleep = program("sleep");
+    let plan = plan(&sleep, &["sleep", "60"], null.as_fd());
+    let (shim, running) = (Kept::prepared(&plan), Kept::running(&plan));
+    assert!(is_shim(shim.0.pid).unwrap() && !is_shim(running.0.pid).unwrap());
+    assert!(may_be_shim(shim.0.pid) && !may_be_shim(running.0.pid));
+    for kept in [shim, running] {
+        kept.0.pidfd.signal(9).unwrap();
+        readable(kept.0.pidfd.as_fd());
+        assert_eq!(is_shim(kept.0.pid).unwrap_err().kind(), std::io::ErrorKind::NotFound);
+        assert!(may_be_shim(kept.0.pid), "it cannot be known any more");
+    }
 }
 
 #[test]

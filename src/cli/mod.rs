@@ -6,7 +6,10 @@ mod completions;
 mod config_check;
 mod deferred;
 pub mod demo;
+mod events;
 pub mod failure;
+mod history;
+mod kpi;
 mod leftovers;
 mod man;
 mod moving;
@@ -123,6 +126,25 @@ enum Command {
     /// happens.
     Reexec(Deferred<reexec::ReexecArgs>),
 
+    /// Show what became of former upgrades.
+    ///
+    /// From the history that outlives the supervisor: each upgrade with its verdict, how long it took and who asked for
+    /// it, newest first. With a GENERATION, such as web@4 or 4, what that one went through, as a timeline. Where no
+    /// supervisor runs, the file is read.
+    History(Deferred<history::HistoryArgs>),
+
+    /// Show what former upgrades come to, in figures.
+    ///
+    /// How many deployments succeeded, what clients saw of them, and how long upgrades, rollbacks and draining took.
+    /// Where no supervisor runs, the history's file is read.
+    Kpi(Deferred<kpi::KpiArgs>),
+
+    /// Show what happens to the services.
+    ///
+    /// What is remembered of it, a line each: upgrades, step by step, as well as crashes and restarts. With --follow it
+    /// goes on as it happens, also past a supervisor that replaces itself.
+    Events(Deferred<events::EventsArgs>),
+
     /// Check a config file.
     ///
     /// Says what would run, or where the file is wrong. Nothing is bound and nothing is started.
@@ -204,6 +226,9 @@ impl Cli {
             Command::Stop(args) => stop::run(&global, args.0),
             Command::Abort(args) => abort::run(&global, args.0),
             Command::Reexec(args) => reexec::run(&global, args.0),
+            Command::History(args) => history::run(&global, &args.0),
+            Command::Kpi(args) => kpi::run(&global, &args.0),
+            Command::Events(args) => events::run(&global, &args.0),
             Command::Check(args) => config_check::run(&global, &args.0),
             Command::Demo(args) => demo::run(&args.0),
             Command::Completions(args) => completions::run(&args.0),

@@ -26,6 +26,13 @@ pub(super) struct RunArgs {
     #[arg(long)]
     keeper: bool,
 
+    /// The directory for what outlives the supervisor: the history of its upgrades.
+    ///
+    /// Without this option the first entry of STATE_DIRECTORY, or /var/lib/zdsup/NAME for root, or
+    /// XDG_STATE_HOME/zdsup/NAME (~/.local/state/zdsup/NAME). Where it cannot be used there is no history.
+    #[arg(long, value_name = "DIRECTORY")]
+    state_dir: Option<PathBuf>,
+
     #[command(flatten)]
     flags: RunFlags,
 }
@@ -68,7 +75,8 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         LogFormat::Human => log::Format::Human,
         LogFormat::Json => log::Format::Json,
     };
-    let options = supervisor::Options { name, config, source, runtime_dir: global.runtime_dir.clone(), log_format };
+    let (runtime_dir, state_dir) = (global.runtime_dir.clone(), args.state_dir.clone());
+    let options = supervisor::Options { name, config, source, runtime_dir, state_dir, log_format };
     Ok(supervisor::run(options, passed)?)
 }
 

@@ -49,15 +49,15 @@ pub struct RunFlags {
     pub ready: Option<String>,
 
     /// How long it may take to become ready [default: 30s].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub ready_timeout: Option<String>,
 
     /// The pause between attempts of `--ready exec=COMMAND` [default: 200ms].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub ready_interval: Option<String>,
 
     /// How often a ready service must send WATCHDOG=1 at least [default: it need not].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub watchdog_timeout: Option<String>,
 
     /// The signal that ends a service that does not [default: SIGABRT].
@@ -103,7 +103,7 @@ pub struct RunFlags {
     pub upgrade_max_error_rate: Option<String>,
 
     /// How long a new release must stay up before the old one is told to stop [default: 0s].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub upgrade_soak: Option<String>,
 
     /// How many old generations may drain at once [default: 5].
@@ -115,11 +115,11 @@ pub struct RunFlags {
     pub drain_signal: Option<String>,
 
     /// How long it may then take, before it is killed [default: 30s].
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub drain_timeout: Option<String>,
 
     /// The first and the longest pause before a service that died is started again [default: 100ms..30s].
-    #[arg(long, value_name = "TIME..TIME")]
+    #[arg(long, value_name = "TIME..TIME", allow_hyphen_values = true)]
     pub restart_backoff: Option<String>,
 
     /// How many failures in a row until it is given up; 0 never [default: 10].

@@ -27,7 +27,7 @@ pub(super) struct StopArgs {
     no_wait: bool,
 
     /// How long to wait, such as 30s; stopping goes on after that. With --leftovers, when to kill: 30s.
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    #[arg(long, value_name = "TIME", value_parser = timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
 
     /// End the processes of a supervisor that is gone.

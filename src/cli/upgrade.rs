@@ -34,7 +34,7 @@ pub(super) struct UpgradeArgs {
     wait: Wait,
 
     /// How long to wait, such as 30s; the upgrade goes on after that.
-    #[arg(long, value_name = "TIME", value_parser = timeout)]
+    #[arg(long, value_name = "TIME", value_parser = timeout, allow_hyphen_values = true)]
     timeout: Option<Duration>,
 
     /// Print each event as a line of JSON on stdout.

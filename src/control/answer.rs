@@ -14,11 +14,14 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::access::{Access, Permission};
-use super::events::{self, Interrupted, Tail};
-use super::request::{BODY_MAX, parse_events_query, parse_replacement, parse_target, parse_upgrade_request};
+use super::events::{self, Ask, Interrupted, Line, Tail};
+use super::request::{
+    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_replacement, parse_target,
+    parse_upgrade_request,
+};
 use super::routes::{Endpoint, Lookup, look_up};
-use super::server::{Command, Rejection, RejectionKind};
-use super::types::Problem;
+use super::server::{Command, FeedLine, Rejection, RejectionKind};
+use super::types::{Problem, UpgradeEvent};
 use crate::sys::peer::Credentials;
 
 /// How long a peer may take for a body.
@@ -101,7 +104,7 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
         return Err(closing(forbidden(&peer.credentials)));
     }
     let query = request.uri().query().unwrap_or_default().to_owned();
-    if !query.is_empty() && route.endpoint != Endpoint::Events {
+    if !query.is_empty() && !route.endpoint.takes_query() {
         return Err(problem(StatusCode::BAD_REQUEST, "this path takes no query", None));
     }
     let body = if route.method == "POST" { read(request.into_body()).await? } else { Bytes::new() };
@@ -113,7 +116,24 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
             Some(upgrade) => Ok(encode(StatusCode::OK, &upgrade)),
             None => Err(no_such_upgrade(id)),
         },
-        Endpoint::Events => stream(peer, id, &query).await,
+        Endpoint::Events => {
+            let ask: Ask<UpgradeEvent> = |id, after, reply| Command::Events { id, after, reply };
+            stream(peer, (id, ask), &query, || no_such_upgrade(id)).await
+        }
+        Endpoint::Feed => {
+            let ask: Ask<FeedLine> = |_, after, reply| Command::Feed { after, reply };
+            stream(peer, (0, ask), &query, || problem(StatusCode::SERVICE_UNAVAILABLE, HOLDS, None)).await
+        }
+        Endpoint::History => {
+            let wanted = parse_history_query(&query).map_err(invalid)?;
+            let page = peer.shared.ask(|reply| Command::History { wanted, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &page))
+        }
+        Endpoint::Kpi => {
+            let query = parse_kpi_query(&query).map_err(invalid)?;
+            let kpi = peer.shared.ask(|reply| Command::Kpi { query, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &kpi))
+        }
         Endpoint::Request => {
             let request = parse_upgrade_request(&body).map_err(invalid)?;
             let uid = peer.credentials.uid;
@@ -140,7 +160,14 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
     }
 }
 
-async fn stream(peer: &Peer, id: u64, query: &str) -> Result<Answer, Answer> {
+const HOLDS: &str = "the supervisor only holds what runs, and tells nothing of it";
+
+async fn stream<E: Line + 'static>(
+    peer: &Peer,
+    (id, ask): (u64, Ask<E>),
+    query: &str,
+    nothing: impl FnOnce() -> Answer,
+) -> Result<Answer, Answer> {
     let query = parse_events_query(query).map_err(invalid)?;
     let permit = match (query.follow, Arc::clone(&peer.shared.streams).try_acquire_owned()) {
         (false, _) => None,
@@ -152,9 +179,8 @@ async fn stream(peer: &Peer, id: u64, query: &str) -> Result<Answer, Answer> {
         }
     };
     let after = query.after;
-    let page = peer.shared.ask(|reply| Command::Events { id, after, reply }).await?;
-    let page = page.ok_or_else(|| no_such_upgrade(id))?;
-    let tail = Tail { shared: Arc::clone(&peer.shared), upgrade: id, last: after, follow: query.follow, permit };
+    let page = peer.shared.ask(|reply| ask(id, after, reply)).await?.ok_or_else(nothing)?;
+    let tail = Tail { shared: Arc::clone(&peer.shared), id, ask, follow: query.follow, permit };
     let body = UnsyncBoxBody::new(StreamBody::new(events::body(tail, page)));
     Ok(with(with(Response::new(body), CONTENT_TYPE, "application/x-ndjson"), CACHE_CONTROL, "no-store"))
 }

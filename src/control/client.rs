@@ -3,6 +3,8 @@
 //! A [`Client`] keeps its connection between requests. A [`Watch`] is the story of one upgrade: it survives being cut
 //! off, and where the supervisor has no stream left it asks again and again instead; either way each event comes once.
 
+mod follow;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
@@ -20,9 +22,11 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::types::{
-    Done, Problem, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, Problem, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest,
+    UpgradeStatus,
 };
 use crate::sys::{Pid, peer};
+pub use follow::Follow;
 
 /// How long a supervisor that is there may be too busy to take a connection.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
@@ -146,6 +150,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn upgrade(&mut self, id: u64) -> Result<UpgradeStatus, ClientError> {
         self.get(&format!("/v1/upgrades/{id}")).await
+    }
+
+    /// What became of former upgrades: `query` is that of `GET /v1/history`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn history(&mut self, query: &str) -> Result<HistoryPage, ClientError> {
+        self.get(&format!("/v1/history?{query}")).await
+    }
+
+    /// What they come to, in figures: `query` is that of `GET /v1/kpi`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn kpi(&mut self, query: &str) -> Result<Kpi, ClientError> {
+        self.get(&format!("/v1/kpi?{query}")).await
     }
 
     /// Gives the upgrade in flight up.

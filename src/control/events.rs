@@ -1,4 +1,4 @@
-//! The story of one upgrade as a stream of JSON lines, from any event on, live until it is over.
+//! The story of one upgrade, or of everything, as a stream of JSON lines: from any event on, live until it is over.
 //!
 //! Nothing is buffered for a slow client: it is read for a page from the supervisor's loop, the page is written, and
 //! only when the client has taken that is the loop asked again. While nothing happens nothing is sent, and no timer runs.
@@ -9,29 +9,65 @@ use std::vec;
 
 use futures_util::stream::{self, Stream};
 use hyper::body::{Bytes, Frame};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::answer::Shared;
-use super::server::{Command, EventsPage};
+use super::server::{Command, EventsPage, FeedLine};
 use super::types::UpgradeEvent;
 
 /// As much as is written at once, about, bytes.
 const CHUNK: usize = 4 * 1024;
 
+/// What a stream is made of.
+pub(super) trait Line: Send {
+    /// Its place.
+    fn seq(&self) -> u64;
+    /// Adds it, without a newline. False where that cannot be.
+    fn write(&self, lines: &mut Vec<u8>) -> bool;
+}
+
+impl Line for UpgradeEvent {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn write(&self, lines: &mut Vec<u8>) -> bool {
+        serde_json::to_writer(lines, self).is_ok()
+    }
+}
+
+impl Line for FeedLine {
+    fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    fn write(&self, lines: &mut Vec<u8>) -> bool {
+        lines.extend_from_slice(self.text.as_bytes());
+        true
+    }
+}
+
+/// How the loop is asked for the next page: of this upgrade, after this event.
+pub(super) type Ask<E> = fn(u64, u64, oneshot::Sender<Option<EventsPage<E>>>) -> Command;
+
 /// Where a stream stands.
-pub(super) struct Tail {
+pub(super) struct Tail<E> {
     pub(super) shared: Arc<Shared>,
-    pub(super) upgrade: u64,
-    pub(super) last: u64,
+    /// The upgrade; nothing to a stream of everything.
+    pub(super) id: u64,
+    pub(super) ask: Ask<E>,
     pub(super) follow: bool,
     /// Its place among the streams.
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The body of the answer, beginning with `page`, which came from the loop just now.
-pub(super) fn body(tail: Tail, page: EventsPage) -> impl Stream<Item = Result<Frame<Bytes>, Interrupted>> + Send {
-    let live =
-        Live { over: page.finished || !tail.follow, pending: page.events.into_iter(), changed: page.changed, tail };
+pub(super) fn body<E: Line>(
+    tail: Tail<E>,
+    page: EventsPage<E>,
+) -> impl Stream<Item = Result<Frame<Bytes>, Interrupted>> + Send {
+    let (over, last) = (page.finished || !tail.follow, page.after);
+    let live = Live { over, last, pending: page.events.into_iter(), changed: page.changed, tail };
     stream::try_unfold(live, |mut live| async move { Ok(live.next().await?.map(|lines| (Frame::data(lines), live))) })
 }
 
@@ -46,16 +82,18 @@ impl From<Infallible> for Interrupted {
     }
 }
 
-struct Live {
-    tail: Tail,
-    pending: vec::IntoIter<UpgradeEvent>,
+struct Live<E> {
+    tail: Tail<E>,
+    /// The last that was sent, or is known.
+    last: u64,
+    pending: vec::IntoIter<E>,
     over: bool,
     /// From the first page, and kept: what it has not seen is at most what a later page has already shown, so no event
     /// is missed between a page and the wait for the next.
     changed: watch::Receiver<u64>,
 }
 
-impl Live {
+impl<E: Line> Live<E> {
     async fn next(&mut self) -> Result<Option<Bytes>, Interrupted> {
         let next = self.next_lines().await;
         if next.is_err() {
@@ -77,8 +115,8 @@ impl Live {
             }
             // An error: whoever appends is gone. One last page tells whether the story is over.
             let forgotten = self.changed.changed().await.is_err();
-            let (upgrade, after) = (self.tail.upgrade, self.tail.last);
-            let page = self.tail.shared.ask(|reply| Command::Events { id: upgrade, after, reply }).await;
+            let (id, ask, after) = (self.tail.id, self.tail.ask, self.last);
+            let page = self.tail.shared.ask(|reply| ask(id, after, reply)).await;
             let page = page.ok().flatten().ok_or(Interrupted)?;
             if forgotten && !page.finished {
                 return Err(Interrupted);
@@ -93,11 +131,11 @@ impl Live {
         while lines.len() < CHUNK {
             let Some(event) = self.pending.next() else { break };
             // Nothing that a page repeats is sent twice.
-            if event.seq <= self.tail.last {
+            if event.seq() <= self.last {
                 continue;
             }
-            self.tail.last = event.seq;
-            if serde_json::to_writer(&mut lines, &event).is_ok() {
+            self.last = event.seq();
+            if event.write(&mut lines) {
                 lines.push(b'\n');
             }
         }

@@ -1,10 +1,13 @@
 //! What a client sends, turned into what it means. Pure: bytes in, a value or a sentence about the mistake out.
 
+use std::time::Duration;
+
 use serde::de::DeserializeOwned;
 
-use super::routes;
 use super::types::{Problem, Replacement, Target, UpgradeRequest};
+use super::{locate, routes};
 use crate::core::Kind;
+use crate::history::read::Wanted;
 
 /// The largest body that is read, bytes.
 pub const BODY_MAX: usize = 64 * 1024;
@@ -57,13 +60,9 @@ pub struct EventsQuery {
 pub fn parse_events_query(query: &str) -> Result<EventsQuery, Problem> {
     const HINT: &str = "it takes after=NUMBER and follow=true|false";
     let mut parsed = EventsQuery { after: 0, follow: true };
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+    for (key, value) in pairs(query) {
         match key {
-            "after" => {
-                let number = routes::number(value);
-                parsed.after = number.ok_or_else(|| problem("the parameter `after` is not a number", HINT))?;
-            }
+            "after" => parsed.after = number(key, value, HINT)?,
             "follow" => {
                 parsed.follow = match value {
                     "true" => true,
@@ -75,6 +74,79 @@ pub fn parse_events_query(query: &str) -> Result<EventsQuery, Problem> {
         }
     }
     Ok(parsed)
+}
+
+/// The most records that are given at once.
+pub const RECORDS_MAX: u64 = 1000;
+/// As many as that without being asked for more or fewer.
+const RECORDS: u64 = 100;
+
+/// The query of `GET /v1/history`.
+///
+/// # Errors
+/// The parameter that is wrong.
+pub fn parse_history_query(query: &str) -> Result<Wanted, Problem> {
+    const HINT: &str =
+        "it takes service=NAME, generation=NUMBER, after=UPGRADE and limit=NUMBER, which is at most 1000";
+    let mut wanted = Wanted { limit: RECORDS as usize, ..Wanted::default() };
+    for (key, value) in pairs(query) {
+        match key {
+            "service" => wanted.service = Some(service(value, HINT)?),
+            "generation" => wanted.generation = Some(number(key, value, HINT)?),
+            "after" => wanted.after = number(key, value, HINT)?,
+            "limit" => match number(key, value, HINT)? {
+                limit @ 1..=RECORDS_MAX => wanted.limit = limit as usize,
+                _ => return Err(problem("the parameter `limit` is not between 1 and 1000", HINT)),
+            },
+            _ => return Err(problem("the query has an unknown parameter", HINT)),
+        }
+    }
+    Ok(wanted)
+}
+
+/// What the query of `GET /v1/kpi` says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KpiQuery {
+    /// Of this service only.
+    pub service: Option<String>,
+    /// Of so many seconds until now.
+    pub since: u64,
+}
+
+/// The query of `GET /v1/kpi`.
+///
+/// # Errors
+/// The parameter that is wrong.
+pub fn parse_kpi_query(query: &str) -> Result<KpiQuery, Problem> {
+    const HINT: &str = "it takes service=NAME and since=SECONDS";
+    let mut parsed = KpiQuery { service: None, since: KPI_SINCE.as_secs() };
+    for (key, value) in pairs(query) {
+        match key {
+            "service" => parsed.service = Some(service(value, HINT)?),
+            "since" => parsed.since = number(key, value, HINT)?,
+            _ => return Err(problem("the query has an unknown parameter", HINT)),
+        }
+    }
+    Ok(parsed)
+}
+
+/// The time that figures are about unless another is asked for.
+pub const KPI_SINCE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+fn pairs(query: &str) -> impl Iterator<Item = (&str, &str)> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+fn number(key: &str, value: &str, hint: &str) -> Result<u64, Problem> {
+    routes::number(value).ok_or_else(|| problem(&format!("the parameter `{key}` is not a number"), hint))
+}
+
+/// The name of a service needs no percent-encoding (RFC 3986, section 2.3).
+fn service(value: &str, hint: &str) -> Result<String, Problem> {
+    match locate::is_name(value) {
+        true => Ok(value.to_owned()),
+        false => Err(problem("the parameter `service` is not a name", hint)),
+    }
 }
 
 fn parse_or_default<T: DeserializeOwned + Default>(body: &[u8], hint: &str) -> Result<T, Problem> {
@@ -140,6 +212,21 @@ mod tests {
         for bad in ["after", "after=", "after=-1", "after=+1", "after=x", "follow=1", "before=3", "after=1&x"] {
             assert!(parse_events_query(bad).is_err(), "{bad}");
         }
+        let wanted = Wanted { service: Some("web".into()), after: 3, generation: Some(4), limit: 1000 };
+        assert_eq!(parse_history_query("service=web&after=3&generation=4&limit=1000").unwrap(), wanted);
+        assert_eq!(parse_history_query("").unwrap().limit, 100);
+        for bad in ["limit=0", "limit=1001", "service=", "service=a/b", "service=%41", "follow=true", "after=x"] {
+            assert!(parse_history_query(bad).is_err(), "{bad}");
+        }
+        let month = KpiQuery { service: None, since: 2_592_000 };
+        assert_eq!(parse_kpi_query("").unwrap(), month);
+        assert_eq!(
+            parse_kpi_query("since=60&service=web").unwrap(),
+            KpiQuery { service: Some("web".into()), since: 60 }
+        );
+        for bad in ["since=30d", "since=-1", "service=..", "after=1"] {
+            assert!(parse_kpi_query(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {
@@ -163,7 +250,7 @@ mod tests {
 
         #[test]
         fn queries_never_panic(query in "[a-z0-9=&+%-]{0,40}") {
-            let _ = parse_events_query(&query);
+            let _ = (parse_events_query(&query), parse_history_query(&query), parse_kpi_query(&query));
         }
     }
 }

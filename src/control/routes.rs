@@ -23,19 +23,32 @@ pub(super) enum Endpoint {
     Upgrades,
     Upgrade,
     Events,
+    Feed,
+    History,
+    Kpi,
     Abort,
     Stop,
     Reexec,
     Openapi,
 }
 
+impl Endpoint {
+    /// Whether there can be a query.
+    pub(super) fn takes_query(self) -> bool {
+        matches!(self, Self::Events | Self::Feed | Self::History | Self::Kpi)
+    }
+}
+
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 9] = [
+pub const ROUTES: [Route; 12] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
     Route { method: "GET", path: "/v1/upgrades/{id}", needs: Permission::Look, endpoint: Endpoint::Upgrade },
     Route { method: "GET", path: "/v1/upgrades/{id}/events", needs: Permission::Look, endpoint: Endpoint::Events },
+    Route { method: "GET", path: "/v1/events", needs: Permission::Look, endpoint: Endpoint::Feed },
+    Route { method: "GET", path: "/v1/history", needs: Permission::Look, endpoint: Endpoint::History },
+    Route { method: "GET", path: "/v1/kpi", needs: Permission::Look, endpoint: Endpoint::Kpi },
     Route { method: "POST", path: "/v1/abort", needs: Permission::Operate, endpoint: Endpoint::Abort },
     Route { method: "POST", path: "/v1/stop", needs: Permission::Operate, endpoint: Endpoint::Stop },
     Route { method: "POST", path: "/v1/reexec", needs: Permission::Operate, endpoint: Endpoint::Reexec },

@@ -27,8 +27,12 @@ pub use super::access::Access;
 use super::access::Permission;
 use super::answer::{Peer, Shared, answer};
 use super::patient::Patient;
+use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
-use super::types::{Done, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus};
+use super::types::{
+    Done, HistoryPage, Kpi, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+};
+use crate::history::read::Wanted;
 use crate::sys::limits;
 use crate::sys::peer::{self, Credentials};
 
@@ -93,6 +97,27 @@ pub enum Command {
         /// The answer; `None` when it is not remembered.
         reply: oneshot::Sender<Option<EventsPage>>,
     },
+    /// What happened to any service?
+    Feed {
+        /// Up to this event it is known already.
+        after: u64,
+        /// The answer; `None` where nothing is told.
+        reply: oneshot::Sender<Option<EventsPage<FeedLine>>>,
+    },
+    /// What became of former upgrades?
+    History {
+        /// Which of them.
+        wanted: Wanted,
+        /// The answer.
+        reply: oneshot::Sender<Result<HistoryPage, Rejection>>,
+    },
+    /// What do they come to, in figures?
+    Kpi {
+        /// Of which service, and of which time.
+        query: KpiQuery,
+        /// The answer.
+        reply: oneshot::Sender<Result<Kpi, Rejection>>,
+    },
     /// Give the upgrade in flight up.
     Abort {
         /// Of which service.
@@ -122,15 +147,26 @@ pub enum Command {
     },
 }
 
-/// What has happened so far in an upgrade, after some event.
+/// What has happened so far after some event, in an upgrade or at all.
 #[derive(Debug)]
-pub struct EventsPage {
+pub struct EventsPage<E = UpgradeEvent> {
     /// What happened, in order.
-    pub events: Vec<UpgradeEvent>,
+    pub events: Vec<E>,
+    /// After which event: that which was asked for, or 0 where that is of another time.
+    pub after: u64,
     /// No more will come: the verdict has fallen and the old generation is gone.
     pub finished: bool,
     /// Changes when something is appended; subscribed when the page was made.
     pub changed: watch::Receiver<u64>,
+}
+
+/// An event of any service, as it is sent.
+#[derive(Clone, Debug)]
+pub struct FeedLine {
+    /// Its place.
+    pub seq: u64,
+    /// A [`super::types::SupervisorEvent`] as JSON.
+    pub text: Arc<str>,
 }
 
 /// A request that is not granted.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::core::{Kind, Verdict};
+pub use crate::history::{Kpi, PhaseRecord, ProbeFigures, ProbeSummary, Spread, UpgradeRecord};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -319,8 +320,10 @@ pub struct UpgradeEvent {
     pub upgrade: u64,
     /// The service.
     pub service: String,
-    /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`, `ready`, `soaking`, `switching-back`,
-    /// `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `warning`, `drained`.
+    /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
+    /// `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`,
+    /// `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `warning` (a hook
+    /// that nobody waited for has failed), `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -330,6 +333,41 @@ pub struct UpgradeEvent {
     /// With `verdict`: all about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Box<VerdictStatus>>,
+}
+
+/// One line of `GET /v1/events`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SupervisorEvent {
+    /// Its place. Rises, also from one supervisor to the next; where it rises by more than 1, something was missed.
+    pub seq: u64,
+    /// When.
+    pub at: f64,
+    /// What kind: those of an upgrade's events but `status` and `output`; `retrying`, `gave-up` and `stopped` of a
+    /// service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    pub event: String,
+    /// A sentence for a person.
+    pub message: String,
+    /// The service it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// The generation it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// The upgrade it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrade: Option<u64>,
+    /// With `verdict`: all about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Box<VerdictStatus>>,
+}
+
+/// `GET /v1/history`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HistoryPage {
+    /// The upgrades, newest first.
+    pub upgrades: Vec<UpgradeRecord>,
+    /// Lines of the history that could not be read.
+    pub skipped: u64,
 }
 
 /// `POST /v1/abort` and `POST /v1/stop`.

@@ -52,6 +52,11 @@ impl Core {
         id
     }
 
+    /// Numbers upgrades from here on, where former supervisors have had some. For a machine that has had none.
+    pub fn number_upgrades_from(&mut self, next: u64) {
+        self.next_upgrade = self.next_upgrade.max(next);
+    }
+
     /// The services, for whoever wants to look.
     #[must_use]
     pub fn services(&self) -> &BTreeMap<ServiceId, Service> {

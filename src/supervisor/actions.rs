@@ -314,6 +314,7 @@ impl Supervisor {
             _ => None,
         };
         let message = story::sentence(step, pid);
+        self.tell_step(service, upgrade, step, &message);
         let name = self.name_of(service);
         let number = generation.map(|generation| generation.0);
         match step {
@@ -330,6 +331,7 @@ impl Supervisor {
             let news = News { event: story::name(step), message, generation };
             self.ledger.step(upgrade, now, step, from, news);
         }
+        self.note_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
             self.inspect(*instance);
         }
@@ -438,7 +440,9 @@ impl Supervisor {
             service.generations.values().any(|one| one.upgrade == Some(upgrade) && leaving(one.role))
         });
         let news = News { event: "verdict", message, generation: candidate };
+        self.tell_verdict(service, upgrade, &status, &news);
         self.ledger.conclude(upgrade, now, status, drained, news);
+        self.note_verdict(upgrade);
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);

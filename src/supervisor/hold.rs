@@ -124,6 +124,9 @@ impl Hold {
             Command::Upgrades { reply } => drop(reply.send(Vec::new())),
             Command::Upgrade { reply, .. } => drop(reply.send(None)),
             Command::Events { reply, .. } => drop(reply.send(None)),
+            Command::Feed { reply, .. } => drop(reply.send(None)),
+            Command::History { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Kpi { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Stop { target, reply, .. } if target.service.is_some() => drop(reply.send(Err(refused()))),
             Command::Stop { reply, uid, .. } => {
                 tracing::info!("stop requested by user {uid}");

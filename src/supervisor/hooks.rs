@@ -13,15 +13,12 @@
 //! - Hooks have neither listeners nor a notify socket: they are no part of an instance.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::Supervisor;
-use super::errand::Errand;
 use super::ledger::News;
 use super::poller::Poller;
 use super::release::Release;
-use super::survival::{HookEntry, HookProcessEntry, Name, Part};
 use crate::control::types::UpgradeStatus;
 use crate::core::event::{Hook, spoken};
 use crate::core::{Event, Generation, Reason, ReleaseId, ServiceId, Time, UpgradeId};
@@ -127,48 +124,6 @@ impl Hooks {
                 leftover.end(poller);
             }
         }
-    }
-
-    // ---- what a successor needs -----------------------------------------------------------------------------------
-
-    /// The descriptor of the one that runs.
-    pub(super) fn holding(&self) -> Option<(Name, BorrowedFd<'_>)> {
-        let process = self.process()?;
-        Some((Name::Process(process.token, Part::Pid(process.pid)), self.errand()?.pidfd()))
-    }
-
-    fn errand(&self) -> Option<&Errand> {
-        self.running.as_ref().map(Running::errand).or(self.leftover.as_ref().map(Leftover::errand))
-    }
-
-    /// The process of the one that runs.
-    pub(super) fn process(&self) -> Option<HookProcessEntry> {
-        let running = self.running.as_ref().map(|running| running.process);
-        running.or(self.leftover.as_ref().map(|leftover| leftover.process))
-    }
-
-    /// Those that nobody waits for. `is_kept`: whether a release is kept for other reasons.
-    pub(super) fn entries(&self, is_kept: impl Fn(ReleaseId) -> bool) -> Vec<HookEntry<'_>> {
-        let orders = self.orders().filter(|order| !order.is_awaited());
-        let entry = |order: &'_ Order| HookEntry {
-            hook: order.hook,
-            generation: order.generation,
-            release: order.release_id,
-            upgrade: order.upgrade,
-            is_last: !is_kept(order.release_id),
-            environment: std::borrow::Cow::Owned(order.environment.clone()),
-        };
-        orders.map(entry).collect()
-    }
-
-    /// The releases that hooks hold.
-    pub(super) fn releases(&self) -> impl Iterator<Item = (ReleaseId, &Arc<Release>)> {
-        self.orders().map(|order| (order.release_id, &order.release))
-    }
-
-    fn orders(&self) -> impl Iterator<Item = &Order> {
-        let running = self.running.iter().filter(|running| !running.is_withdrawn()).map(|running| &running.order);
-        running.chain(&self.waiting)
     }
 }
 
@@ -384,6 +339,7 @@ impl Supervisor {
         let message = Reason::Hook { hook, error }.to_string();
         tracing::warn!(service = self.name_of(service), generation = generation.0, "{message}");
         if let Some(upgrade) = upgrade {
+            self.tell_of_upgrade(service, upgrade, "warning", &message);
             self.ledger.warn(upgrade, now, News { event: "warning", message, generation: Some(generation) });
         }
         self.survival.stale = true;

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use super::history::story::{self, Moment};
 use crate::control::server::EventsPage;
 use crate::control::types::{UpgradeEvent, UpgradeStatus, VerdictStatus};
-use crate::core::{Generation, Kind, Step, Time, UpgradeId};
+use crate::core::{Generation, Kind, Step, Time, UpgradeId, Verdict};
+use crate::history::{UpgradeRecord, kpi};
 
 /// Upgrades that are remembered.
 const UPGRADES: usize = 32;
@@ -223,11 +225,32 @@ impl Ledger {
         self.0.values().filter(ended).max_by_key(|record| record.concluded).map(|record| record.status_at(now))
     }
 
+    /// The upgrades that are remembered.
+    pub(super) fn ids(&self) -> Vec<UpgradeId> {
+        self.0.keys().copied().collect()
+    }
+
+    /// What the history keeps of an upgrade that has its verdict, but for the release.
+    pub(super) fn record(&self, id: UpgradeId) -> Option<UpgradeRecord> {
+        self.0.get(&id).and_then(Record::to_history)
+    }
+
+    /// How long a generation took to be gone that an upgrade ended, seconds, and whether it had served.
+    pub(super) fn drained(&self, id: UpgradeId, generation: Generation) -> Option<(f64, bool)> {
+        let record = self.0.get(&id)?;
+        let of = |event: &&Event| event.generation == Some(generation);
+        let gone = record.events.iter().rev().filter(of).find(|event| event.event == "drained")?.at;
+        let told = record.events.iter().filter(of).find(|event| event.event == "draining").map(|event| event.at);
+        let served = record.status.generation != Some(generation.0);
+        Some((gone.since(told.or(record.concluded)?).as_secs_f64(), served))
+    }
+
     /// What happened in an upgrade after event `after`.
     pub(super) fn events(&self, id: UpgradeId, after: u64) -> Option<EventsPage> {
         let record = self.0.get(&id)?;
         Some(EventsPage {
             events: record.events.iter().filter(|event| event.seq > after).map(|event| record.tell(event)).collect(),
+            after,
             finished: record.is_finished(),
             changed: record.changed.subscribe(),
         })
@@ -253,6 +276,44 @@ impl Record {
             let _ = self.written.set(write()?);
         }
         self.written.get().map(|written| Cow::Borrowed(&**written))
+    }
+
+    fn to_history(&self) -> Option<UpgradeRecord> {
+        let (status, concluded) = (&self.status, self.concluded?);
+        let verdict = status.verdict.as_ref()?;
+        let duration = concluded.since(self.began).as_secs_f64();
+        let moments = || {
+            self.events.iter().map(|event| Moment {
+                event: &event.event,
+                at: event.at.since(self.began).as_secs_f64(),
+                generation: event.generation.map(|generation| generation.0),
+            })
+        };
+        let rollback = if verdict.verdict == Verdict::RolledBack {
+            Some(story::rollback(moments(), status.generation, duration))
+        } else {
+            Some(duration).filter(|_| kpi::is_rollback(status.kind) && verdict.verdict == Verdict::Upgraded)
+        };
+        let began = self.events.iter().find(|event| event.event == "pinning");
+        Some(UpgradeRecord {
+            id: status.id,
+            service: status.service.clone(),
+            kind: status.kind,
+            generation: status.generation,
+            from: status.from,
+            release: None,
+            requested_by: status.requested_by.clone(),
+            at: began.map_or(status.requested_at, |event| event.wall),
+            duration,
+            verdict: verdict.verdict,
+            reason: verdict.reason.clone(),
+            exit_code: verdict.exit_code,
+            step: verdict.step.clone(),
+            phases: story::phases(moments(), duration),
+            rollback,
+            drain: None,
+            probe: None,
+        })
     }
 
     fn status_at(&self, now: Time) -> UpgradeStatus {

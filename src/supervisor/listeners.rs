@@ -108,13 +108,21 @@ pub(super) type Listeners = Vec<Listener>;
 
 /// Sockets that systemd passed to us, until a listener claims them.
 #[derive(Debug, Default)]
-pub(super) struct Inherited(Vec<(Option<String>, Bound)>);
+pub(super) struct Inherited {
+    /// Each must be of use.
+    passed: Vec<(Option<String>, Bound)>,
+    /// Of a predecessor that we do not go on with: what is of no use is closed.
+    left: Vec<Bound>,
+}
 
 impl Inherited {
-    /// Those that were passed to us (sd_listen_fds(3)).
-    pub(super) fn new(sockets: Vec<(Option<String>, OwnedFd)>) -> io::Result<Self> {
+    /// Those that were passed to us (sd_listen_fds(3)), and those that somebody before us had bound.
+    pub(super) fn new(passed: Vec<(Option<String>, OwnedFd)>, left: Vec<OwnedFd>) -> io::Result<Self> {
         let bound = |(name, fd): (Option<String>, OwnedFd)| Bound::from_inherited(fd).map(|bound| (name, bound));
-        sockets.into_iter().map(bound).collect::<io::Result<_>>().map(Self)
+        Ok(Self {
+            passed: passed.into_iter().map(bound).collect::<io::Result<_>>()?,
+            left: left.into_iter().filter_map(|fd| Bound::from_inherited(fd).ok()).collect(),
+        })
     }
 
     /// The one with this name, or else with this address.
@@ -123,12 +131,15 @@ impl Inherited {
             given.as_deref() == Some(name) && is_like(&bound.endpoint, endpoint)
         };
         let same = |(_, bound): &(Option<String>, Bound)| bound.endpoint == *endpoint;
-        let place = self.0.iter().position(named).or_else(|| self.0.iter().position(same))?;
-        Some(self.0.swap_remove(place).1)
+        if let Some(place) = self.passed.iter().position(named).or_else(|| self.passed.iter().position(same)) {
+            return Some(self.passed.swap_remove(place).1);
+        }
+        let place = self.left.iter().position(|bound| bound.endpoint == *endpoint)?;
+        Some(self.left.swap_remove(place))
     }
 
     fn leftover(&self) -> Option<String> {
-        self.0.first().map(|(name, bound)| match name {
+        self.passed.first().map(|(name, bound)| match name {
             Some(name) => format!("{name} ({})", bound.endpoint),
             None => bound.endpoint.to_string(),
         })

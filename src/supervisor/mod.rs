@@ -17,6 +17,8 @@ mod actions;
 mod adoption;
 mod errand;
 mod events;
+mod feed;
+mod history;
 mod hold;
 mod hooks;
 mod ignored;
@@ -58,10 +60,13 @@ use crate::control::server::{Access, Command};
 use crate::control::types::LastOutput;
 use crate::core::{self, Core, Event, FirstFailure, InstanceId, Kind, Outcome, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::exit::Exit;
+use crate::history::place::StatePlaces;
 use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use feed::Feed;
+use history::History;
 use hooks::Hooks;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
@@ -97,6 +102,8 @@ pub struct Options {
     pub source: Option<PathBuf>,
     /// `--runtime-dir`.
     pub runtime_dir: Option<PathBuf>,
+    /// `--state-dir`.
+    pub state_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: log::Format,
 }
@@ -191,12 +198,12 @@ async fn end_strangers() {
         }
         for pid in children {
             // One that was to become a process of a service, and is on its way out.
-            let is_shim = shim::is_shim(pid).unwrap_or(false);
+            let may_be_ours = shim::may_be_shim(pid);
             // A child's number is its own until we reap it.
             if let Ok(child) = pidfd::PidFd::open(pid)
                 && !child.has_exited()
                 && child.signal(SIGKILL).is_ok()
-                && !is_shim
+                && !may_be_ours
                 && told.insert(pid)
             {
                 let name = proc::name(pid).unwrap_or_default();
@@ -244,6 +251,8 @@ struct Supervisor {
     pinning: HashSet<ServiceId>,
     processes: HashMap<InstanceId, Process>,
     ledger: Ledger,
+    history: History,
+    feed: Feed,
     systemd: Systemd,
     runtime_directory: RuntimeDirectory,
     control: Control,
@@ -366,7 +375,7 @@ impl Supervisor {
     async fn new(
         options: Options,
         adoption: Adoption,
-        mut sockets: Vec<(Option<String>, OwnedFd)>,
+        sockets: Vec<(Option<String>, OwnedFd)>,
         stdout: Sink,
         stderr: Sink,
     ) -> Result<Self, StartError> {
@@ -436,11 +445,13 @@ impl Supervisor {
             // It may have been bound anew.
             store.outdate(Name::Control);
         }
+        let mut left = Vec::new();
         if let Some(impossible) = impossible {
             // What listens is used again; what else it was about is not ours.
-            let aside = runtime_directory.keep_aside(&impossible.text);
-            tracing::error!("{}; it is kept as {}", impossible.reason, aside.display());
-            sockets.extend(listeners_among(impossible.fds));
+            let aside = (!impossible.text.is_empty()).then(|| runtime_directory.keep_aside(&impossible.text));
+            let kept = aside.map(|path| format!("; it is kept as {}", path.display())).unwrap_or_default();
+            tracing::error!("{}{kept}", impossible.reason);
+            left = listeners_among(impossible.fds);
             if let Some(store) = &mut store {
                 store.outdate(Name::State);
             }
@@ -448,10 +459,12 @@ impl Supervisor {
         let inherited = match &predecessor {
             // What was passed is what it had; unless it died before it could take that up.
             Some(predecessor) if !predecessor.document.sockets.is_empty() => Inherited::default(),
-            Some(_) | None => Inherited::new(sockets).map_err(|error| {
+            Some(_) | None => Inherited::new(sockets, left).map_err(|error| {
                 StartError::new(Exit::Usage, format!("the sockets passed by systemd cannot be used: {error}"))
             })?,
         };
+        let state_directory = StatePlaces::of_this_process().own(options.state_dir.as_deref(), &options.name);
+        let history = History::new(state_directory);
         let mut this = Self {
             core: Core::new(),
             name: options.name.clone(),
@@ -466,6 +479,8 @@ impl Supervisor {
             pinning: HashSet::new(),
             processes: HashMap::new(),
             ledger: Ledger::default(),
+            history,
+            feed: Feed::new(),
             systemd,
             runtime_directory,
             control,
@@ -496,22 +511,28 @@ impl Supervisor {
         this.watch_directory();
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
-            None => this.begin(options.config),
+            None => this.begin(options.config).await,
         }
         Ok(this)
     }
 
     /// The first of its kind.
-    fn begin(&mut self, config: Option<Config>) {
+    async fn begin(&mut self, config: Option<Config>) {
         tracing::info!(
             "zdsup {} supervises {} as process {}",
             env!("CARGO_PKG_VERSION"),
             self.name,
             std::process::id()
         );
+        self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
         let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
-        for service in config.into_iter().flat_map(|config| config.services) {
-            let id = self.core.add_service(core::Generation(1), first_failure);
+        let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
+        // Numbers go on from those of former supervisors.
+        let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
+        self.core.number_upgrades_from(numbers.upgrade + 1);
+        for service in services {
+            let last = numbers.generations.get(&service.name).copied().unwrap_or(0);
+            let id = self.core.add_service(core::Generation(last + 1), first_failure);
             let (name, listeners) = (service.name, Listeners::new());
             let store = Store::new(id);
             let hooks = Hooks::default();
@@ -525,9 +546,15 @@ impl Supervisor {
 
     /// A successor. That it lives is noted later: if it dies at what follows, the next one knows.
     fn take_over(&mut self, predecessor: Predecessor) {
-        let deaths = predecessor.deaths;
+        let (deaths, was_us) = (predecessor.deaths, predecessor.was_us);
         self.settled_at = Some(self.now().after(adoption::SETTLED_AFTER));
         self.go_on(predecessor, deaths);
+        if was_us {
+            self.tell("adopted", "the supervisor has replaced itself, and goes on with everything");
+        } else {
+            self.tell("adopted", "the supervisor died, and this one goes on with everything");
+            self.note_what_is_missing();
+        }
         self.settle();
         self.go_on_with_hooks();
         self.announce();
@@ -542,7 +569,8 @@ impl Supervisor {
             }
         };
         // Answers that were given are sent first: whoever asked to stop must not be cut off.
-        answer().await;
+        self.answer_all(&mut intake).await;
+        self.history.flush(LAST_WORDS);
         if let End::Over(_) = outcome {
             end_strangers().await;
             self.runtime_directory.clear();
@@ -619,6 +647,8 @@ impl Supervisor {
             }
         }
         self.announce_reexec();
+        self.answer_all(intake).await;
+        self.history.flush(LAST_WORDS);
         self.stdout.flush(LAST_WORDS);
         self.stderr.flush(LAST_WORDS);
         // Handlers are lost with the program, and what they have taken with them: what comes from here on waits in the
@@ -631,6 +661,17 @@ impl Supervisor {
         self.replace_ourselves();
         if let Err(error) = self.accept_again() {
             tracing::error!("{error}");
+        }
+    }
+
+    /// Lets the control server send what it was given, and what its streams ask for on that.
+    async fn answer_all(&mut self, intake: &mut Intake) {
+        for _ in 0..ANSWER_TURNS {
+            while let Ok(command) = intake.commands.try_recv() {
+                self.on_command(command);
+                self.act();
+            }
+            tokio::task::yield_now().await;
         }
     }
 
@@ -743,6 +784,7 @@ impl Supervisor {
         self.stopping = true;
         tracing::info!("stopping: every service drains first (ask again to end them at once)");
         self.systemd.stopping("stopping");
+        self.tell("ending", "stopping: every service drains first");
         self.core.stop(now);
         self.stop_hooks(false);
         self.survival.stale = true;

@@ -211,6 +211,7 @@ impl Supervisor {
             let _ = reply.send(Ok(Done { message: message.clone() }));
         }
         self.ledger.tell_all(now, "reexec", &message);
+        self.tell("reexec", &message);
     }
 
     /// Executes it, and comes back only if that fails: then everything is as it was. Signals are to be blocked.

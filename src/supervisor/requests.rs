@@ -1,8 +1,10 @@
 //! What operators ask for, over the control socket or by signal.
 
-use super::Supervisor;
+use std::time::Duration;
+
 use super::ledger::News;
 use super::status::{self, Snapshot};
+use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{AdmissionKind, Done, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest};
 use crate::core::event::spoken;
@@ -30,6 +32,18 @@ impl Supervisor {
             }
             Command::Events { id, after, reply } => {
                 let _ = reply.send(self.ledger.events(crate::core::UpgradeId(id), after));
+            }
+            Command::Feed { after, reply } => {
+                let _ = reply.send(Some(self.feed.page(after)));
+            }
+            Command::History { wanted, reply } => {
+                let known = self.history.known();
+                tokio::task::spawn_blocking(move || drop(reply.send(history::history(known, wanted))));
+            }
+            Command::Kpi { query, reply } => {
+                let known = self.history.known();
+                let since = Duration::from_secs(query.since).as_secs_f64();
+                tokio::task::spawn_blocking(move || drop(reply.send(history::kpi(known, query.service, since))));
             }
             Command::Abort { target, uid, reply } => {
                 let _ = reply.send(self.on_abort(&target, uid));
@@ -59,6 +73,7 @@ impl Supervisor {
                 let message = "waiting for the upgrade in flight to end".to_owned();
                 self.ledger.tell(id, now, News { event: "queued", message, generation: None });
                 tracing::info!(service = name, upgrade = id.0, "{kind} requested during an upgrade: it is the next");
+                self.tell_of_upgrade(service, id, "queued", "waiting for the upgrade in flight to end");
             }
             Admission::Joined(_) => {}
         }
@@ -110,8 +125,13 @@ impl Supervisor {
             tracing::info!("stop requested by user {uid}");
             let longest = self.core.services().values().flat_map(|service| service.generations.values());
             let longest = longest.map(|generation| generation.policy.drain_timeout).max().unwrap_or_default();
+            let again = self.stopping && self.stop_asked;
             self.stop_everything();
-            return Ok(Done { message: format!("stopping: draining takes {} at most", spoken(longest)) });
+            let message = match again {
+                true => "stopping: asked again, everything ends at once".to_owned(),
+                false => format!("stopping: draining takes {} at most", spoken(longest)),
+            };
+            return Ok(Done { message });
         };
         let service = self.target(Some(name))?;
         tracing::info!(service = name, "stop requested by user {uid}");

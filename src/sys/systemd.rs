@@ -64,7 +64,7 @@ pub fn handed(number: i32) -> io::Result<OwnedFd> {
 /// name, and as root, it is filed under that unit. The descriptor is in blocking mode, to be a program's stdout.
 ///
 /// # Errors
-/// `NotFound` where there is no journald; EAGAIN while it does not accept connections; never waits.
+/// `NotFound` where there is no journald; `WouldBlock` while it does not accept connections; never waits.
 pub fn stream_to_journal(identifier: &str, unit: Option<&str>) -> io::Result<OwnedFd> {
     stream_to("/run/systemd/journal/stdout", identifier, unit)
 }
@@ -127,7 +127,10 @@ fn own_pidfd_id() -> Option<u64> {
 
 fn stream_to(path: &str, identifier: &str, unit: Option<&str>) -> io::Result<OwnedFd> {
     let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK, None)?;
-    connect(fd.as_raw_fd(), &UnixAddr::new(path)?)?;
+    connect(fd.as_raw_fd(), &UnixAddr::new(path)?).map_err(|errno| {
+        let error = io::Error::from(errno);
+        io::Error::new(error.kind(), format!("journald cannot be reached at {path}: {}", super::describe(&error)))
+    })?;
     shutdown(fd.as_raw_fd(), Shutdown::Read)?;
     // As sd_journal_stream_fd(3) does, so that a burst does not block the program.
     let _ = nix::sys::socket::setsockopt(&fd, nix::sys::socket::sockopt::SndBuf, &(8 << 20));
@@ -219,6 +222,10 @@ mod tests {
         let mut text = String::new();
         peer.read_to_string(&mut text).unwrap();
         assert_eq!(text, "web@3\nweb.service\n6\n1\n0\n0\n0\n");
+        std::fs::remove_file(&path).unwrap();
+        let error = stream_to(path.to_str().unwrap(), "web@3", None).unwrap_err();
+        let expected = format!("journald cannot be reached at {}: no such file or directory", path.display());
+        assert_eq!((error.kind(), error.to_string()), (io::ErrorKind::NotFound, expected));
     }
 
     #[test]

@@ -93,6 +93,17 @@ fn stop_drains_and_a_second_one_ends_at_once() {
 }
 
 #[test]
+fn a_second_stop_command_ends_at_once_and_says_so() {
+    let mut z = Zdsup::serving(&["hangs-drain"]);
+    let first = z.supervisor.run(&["stop", "--no-wait"]);
+    assert!(String::from_utf8_lossy(&first.stderr).contains("draining takes 30 s at most"), "{first:?}");
+    let second = z.supervisor.run(&["stop"]);
+    assert!(String::from_utf8_lossy(&second.stderr).contains("everything ends at once"), "{second:?}");
+    assert_eq!((second.status.code(), z.supervisor.wait(SOON).code()), (Some(0), Some(0)));
+    z.supervisor.nothing_left();
+}
+
+#[test]
 fn the_stop_command_waits_until_it_is_gone() {
     let mut z = Zdsup::serving(&["serve"]);
     let output = z.supervisor.run(&["stop"]);
@@ -311,18 +322,8 @@ fn unix_seqpacket() {
 #[test]
 fn sockets_that_systemd_passes_are_used() {
     let place = Place::new();
-    let listener = TcpListener::bind((place.address(), 8080)).expect("the address is free");
     let setup = Setup::new(&place, &["serve"]);
-    fs::write(place.join("web.toml"), setup.toml()).expect("a config can be written");
-    // The shell puts the socket where the protocol wants it, and its own number is zdsup's after the exec.
-    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=http exec \"$@\"";
-    let plain = command(&place.join("run"));
-    let mut started = Command::new("sh");
-    started.args(["-c", script, "sh"]).arg(plain.get_program()).args(plain.get_args()).arg("run").arg("-c");
-    started.arg(place.join("web.toml")).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
-    let mut supervisor = Supervisor::adopt(started.spawn().expect("there is a shell"), &place);
-    let status = supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));
-    assert_eq!(status.services[0].listeners[0].origin, "inherited");
+    let mut supervisor = serving_on_a_socket_called("http", &setup, &place);
     let load = Load::start(&Target::Tcp(setup.listen[0].1.parse().expect("an address")));
     load.more(20);
     supervisor.upgrade("reload", &[]).is(Verdict::Upgraded);
@@ -330,6 +331,47 @@ fn sockets_that_systemd_passes_are_used() {
     load.unharmed();
     assert_eq!(supervisor.end().code(), Some(0));
     supervisor.nothing_left();
+}
+
+/// Row 15: whatever became of the state, what listens has gone on listening.
+#[test]
+fn a_listener_that_comes_without_a_state_is_used_again() {
+    let place = Place::new();
+    let setup = Setup::new(&place, &["serve"]);
+    let mut supervisor = serving_on_a_socket_called("zdsup.socket.7", &setup, &place);
+    let load = Load::start(&Target::Tcp(setup.listen[0].1.parse().expect("an address")));
+    load.more(20);
+    load.unharmed();
+    assert_eq!(supervisor.end().code(), Some(0));
+    // No listener of the config has this address any more: it is closed, and no error.
+    let elsewhere = Place::new();
+    let setup = Setup::new(&elsewhere, &["serve"]);
+    let mut supervisor = start_with_a_socket_called("zdsup.socket.7", &setup, &place);
+    let status = supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));
+    assert_eq!(status.services[0].listeners[0].origin, "bound");
+    eventually("what is of no use is closed", || TcpListener::bind((place.address(), 8080)).ok());
+    assert_eq!(supervisor.end().code(), Some(0));
+}
+
+/// Serves on a socket that this process has bound, and passes on.
+#[track_caller]
+fn serving_on_a_socket_called(name: &str, setup: &Setup, place: &Place) -> Supervisor {
+    let supervisor = start_with_a_socket_called(name, setup, place);
+    let status = supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));
+    assert_eq!(status.services[0].listeners[0].origin, "inherited");
+    supervisor
+}
+
+fn start_with_a_socket_called(name: &str, setup: &Setup, place: &Place) -> Supervisor {
+    let listener = TcpListener::bind((place.address(), 8080)).expect("the address is free");
+    fs::write(place.join("web.toml"), setup.toml()).expect("a config can be written");
+    // The shell puts the socket where the protocol wants it, and its own number is zdsup's after the exec.
+    let script = format!("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name} exec \"$@\"");
+    let plain = command(&place.join("run"));
+    let mut started = Command::new("sh");
+    started.args(["-c", &script, "sh"]).arg(plain.get_program()).args(plain.get_args()).arg("run").arg("-c");
+    started.arg(place.join("web.toml")).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    Supervisor::adopt(started.spawn().expect("there is a shell"), place)
 }
 
 // ---- what a service is given --------------------------------------------------------------------------------------
@@ -359,6 +401,7 @@ fn a_service_is_given_exactly_what_the_protocol_says() {
         [format!("a={address}:8001"), format!("udp:{address}:8002"), format!("c-c=unix:{}", place.join("c").display())];
     let report = place.join("report");
     // Stale ones, as from an outer systemd: none of them may come through.
+    let state = place.join("state").display().to_string();
     let stale = [
         ("LISTEN_FDS", "7"),
         ("LISTEN_PID", "1"),
@@ -368,7 +411,7 @@ fn a_service_is_given_exactly_what_the_protocol_says() {
         ("WATCHDOG_PID", "1"),
         ("FDSTORE", "8"),
         ("ZDSUP_GENERATION", "99"),
-        ("STATE_DIRECTORY", "/nowhere"),
+        ("STATE_DIRECTORY", &state),
         ("KEPT", "yes"),
     ];
     let environment = stale.map(|(name, value)| (name.to_owned(), value.to_owned())).into();

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -565,6 +565,8 @@ fn keeper_of_a_real_supervisor() {
     z.supervisor.signal(Signal::SIGHUP);
     z.settled(3);
     load.unharmed();
+    let memory = process::anonymous_memory(keeper);
+    assert!(memory < 1024, "the keeper has {memory} KiB of its own");
     z.end();
 }
 
@@ -622,6 +624,77 @@ fn supervisor_dies_stopping() {
     let log = z.supervisor.log();
     assert!(log.contains("starting it again") && !log.contains("asked to stop again"), "{log}");
     z.supervisor.nothing_left();
+}
+
+/// The state is of a newer zdsup: what runs serves on, who asks is told, and once it can be read all goes on.
+#[test]
+fn state_skew() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
+    let before = z.status();
+    let instance = before.services[0].generations[0].instances[0].pid;
+    let load = Load::start(&z.target());
+    process::freeze(before.supervisor.pid);
+    let state = State::of(z.supervisor.pid());
+    let (number, text) = state.newest();
+    let newer = text.replacen("\"version\":", "\"version\":4000", 1);
+    assert_ne!(newer, text);
+    state.write(number + 1, &newer);
+    process::kill(before.supervisor.pid, Signal::SIGKILL);
+    let holding = successor(&z, before.supervisor.pid).supervisor;
+    assert!(holding.holding.as_ref().is_some_and(|reason| reason.contains("of version 4000")), "{holding:?}");
+    load.more(50);
+    let refused = z.supervisor.run(&["reload"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(5) && said.contains("only holds what runs"), "{refused:?}");
+    state.write(number + 2, &text);
+    assert!(z.supervisor.run(&["reexec"]).status.success());
+    let after = successor(&z, holding.pid);
+    assert_eq!((after.supervisor.holding, after.services[0].serving), (None, Some(1)));
+    assert_eq!(after.services[0].generations[0].instances[0].pid, instance);
+    z.upgrade();
+    z.settled(2);
+    load.unharmed();
+    z.end();
+}
+
+/// What is kept for a successor, as src/supervisor/survival/memory.rs has it.
+struct State(File);
+
+impl State {
+    const HALVES: [u64; 2] = [4096, 4096 + (16 << 20)];
+
+    /// Of this process, which holds it.
+    fn of(pid: u32) -> Self {
+        let mut paths = fs::read_dir(format!("/proc/{pid}/fd")).expect("it lives").flatten().map(|entry| entry.path());
+        let is_state = |path: &std::path::PathBuf| {
+            fs::read_link(path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:zdsup-state"))
+        };
+        let path = paths.find(is_state).expect("it holds the state");
+        Self(File::options().read(true).write(true).open(path).expect("it may be looked into"))
+    }
+
+    /// The number of the newest document, and what it says.
+    fn newest(&self) -> (u64, String) {
+        let half = |start| {
+            let mut header = [0; 16];
+            self.0.read_exact_at(&mut header, start).expect("a half has a header");
+            let [number, length] = [0, 8].map(|at| u64::from_le_bytes(*header[at..].first_chunk().expect("a word")));
+            let mut text = vec![0; usize::try_from(length).expect("it fits")];
+            self.0.read_exact_at(&mut text, start + 24).expect("it is as long as it says");
+            (number, String::from_utf8(text).expect("JSON"))
+        };
+        Self::HALVES.map(half).into_iter().max().expect("two halves")
+    }
+
+    fn write(&self, number: u64, text: &str) {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&number.to_le_bytes());
+        hasher.update(text.as_bytes());
+        let header = [number, text.len() as u64, u64::from(hasher.finalize())].map(u64::to_le_bytes);
+        let half = [header.as_flattened(), text.as_bytes()].concat();
+        let [even, odd] = Self::HALVES;
+        self.0.write_all_at(&half, if number.is_multiple_of(2) { even } else { odd }).expect("there is room");
+    }
 }
 
 /// The status of another supervisor than that one.

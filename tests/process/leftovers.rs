@@ -49,7 +49,8 @@ fn leftovers_are_ended_by_the_next_supervisor() {
     let left = z.orphaned();
     let config = vec!["-c".to_owned(), z.place.join("web.toml").display().to_string()];
     let next = Supervisor::start(&z.place, &config, &z.setup.environment);
-    next.wait_for("it serves", |status| status.services[0].serving == Some(1));
+    // Numbers go on from the history.
+    next.wait_for("it serves", |status| status.services[0].serving == Some(2));
     next.wait_for_log("was left by a supervisor that is gone: ended by SIGTERM");
     assert!(left.iter().all(|pid| !process::is_alive(*pid)));
     assert_eq!(process::instances_of(&next.runtime).len(), 1);

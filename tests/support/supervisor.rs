@@ -287,6 +287,8 @@ pub(crate) fn command(runtime: &Path) -> Command {
     for name in ["NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "ZDSUP_NAME", "RUNTIME_DIRECTORY"] {
         command.env_remove(name);
     }
+    // Beside it, so that each place has a history of its own.
+    command.env("STATE_DIRECTORY", runtime.with_file_name("state"));
     command.env("NO_COLOR", "1").arg("--runtime-dir").arg(runtime);
     command
 }

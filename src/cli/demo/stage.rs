@@ -74,6 +74,7 @@ impl Stage {
         let mut command = Command::new(&exe);
         command.arg(ARGUMENT).arg(std::process::id().to_string()).arg(&exe);
         command.args(["run", "-c"]).arg(directory.0.join(CONFIG)).arg("--runtime-dir").arg(directory.0.join(RUNTIME));
+        command.arg("--state-dir").arg(directory.0.join(STATE));
         for variable in FOREIGN {
             command.env_remove(variable);
         }
@@ -165,6 +166,7 @@ pub(super) fn main(mut args: impl Iterator<Item = OsString>) -> ExitCode {
 
 const CONFIG: &str = "demo.toml";
 const RUNTIME: &str = "run";
+const STATE: &str = "state";
 const LOG: &str = "supervisor.log";
 
 /// The supervisor's process; `None` once it was reaped.

@@ -1,10 +1,12 @@
 //! What a person reads: pure functions from the control API's types to text.
 
+mod history;
 mod progress;
 mod status;
 mod table;
 mod units;
 
+pub(super) use history::{history, kpi, timeline, told};
 pub(super) use progress::{accepted, event, waiting};
 pub(super) use status::{draining, status};
 pub(super) use units::span;

@@ -1,6 +1,6 @@
 //! What is shown, as it is shown.
 
-use super::{accepted, draining, event, status, waiting};
+use super::{accepted, draining, event, history, kpi, status, timeline, waiting};
 use crate::cli::terminal::Style;
 use crate::control::types::*;
 
@@ -236,4 +236,102 @@ fn the_moving_line() {
     lines.push(waiting(Some(&happened("verdict", "", Some(failed()))), ""));
     lines.push(format!("draining {}", draining(&whole())));
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
+    let phase = |name: &str, start: f64, duration: f64| PhaseRecord { name: name.into(), start, duration };
+    UpgradeRecord {
+        id,
+        service: "web".into(),
+        kind: Kind::Reload,
+        generation: (verdict != Verdict::Refused).then_some(id),
+        from: Some(id - 1),
+        release: Some("/srv/web/releases/2026-11-23/bin/web".into()),
+        requested_by: vec![1000],
+        at: 1_795_430_090.49 + id as f64,
+        duration: if verdict == Verdict::Refused { 0.0004 } else { 6.2 },
+        verdict,
+        reason: (verdict != Verdict::Upgraded)
+            .then(|| "never ready in 30 s; its last status: \x1b[2Jwarming up".into()),
+        exit_code: 4,
+        step: "soaking".into(),
+        phases: vec![
+            phase("pinning", 0.0, 0.002),
+            phase("starting", 0.002, 0.01),
+            phase("spawned", 0.012, 1.1),
+            phase("ready", 1.112, 0.0),
+            phase("soaking", 1.112, 5.0),
+            phase("serving", 6.112, 0.001),
+            phase("draining", 6.113, 0.087),
+        ],
+        rollback: (verdict == Verdict::RolledBack).then_some(0.0031),
+        drain: (verdict == Verdict::Upgraded).then_some(12.5),
+        probe: (verdict == Verdict::RolledBack).then_some(ProbeSummary {
+            inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
+            before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
+        }),
+    }
+}
+
+#[test]
+fn what_became_of_upgrades() {
+    let verdicts = [Verdict::Refused, Verdict::Aborted, Verdict::RolledBack, Verdict::Failed, Verdict::Upgraded];
+    let records: Vec<_> = verdicts.into_iter().zip((3..=7).rev()).map(|(verdict, id)| record(id, verdict)).collect();
+    let text = history(&records, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!("history", text);
+    assert_eq!(history(&[], PLAIN), "no upgrade is on record\n");
+}
+
+#[test]
+fn what_one_upgrade_went_through() {
+    for (name, verdict) in [("timeline", Verdict::Upgraded), ("timeline_rolled_back", Verdict::RolledBack)] {
+        let text = timeline(&record(4, verdict), PLAIN);
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        insta::assert_snapshot!(name, text);
+    }
+    // Whatever is on record, it can be drawn.
+    let nothing = UpgradeRecord { phases: vec![], duration: 0.0, drain: None, ..record(4, Verdict::Refused) };
+    assert!(timeline(&nothing, PLAIN).contains("verdict"));
+    let odd = vec![PhaseRecord { name: "x".into(), start: f64::MAX, duration: -1.0 }];
+    assert!(timeline(&UpgradeRecord { phases: odd, ..nothing }, PLAIN).contains("verdict"));
+}
+
+#[test]
+fn figures_of_upgrades() {
+    let spread = |count, p50, mean, max| Spread { count, p50: Some(p50), mean: Some(mean), max: Some(max) };
+    let full = Kpi {
+        service: Some("web".into()),
+        since: 2_592_000.0,
+        deployments: 42,
+        upgraded: 41,
+        failed: 0,
+        rolled_back: 1,
+        aborted: 0,
+        refused: 2,
+        success_rate: Some(41.0 / 42.0),
+        client_requests: 52_000,
+        client_errors: 1,
+        client_error_rate: Some(1.0 / 52_000.0),
+        upgrade: spread(41, 1.2, 1.5, 6.0),
+        rollback: spread(1, 0.0031, 0.0031, 0.0031),
+        drain: spread(40, 0.5, 3.0, 30.0),
+        skipped: 0,
+    };
+    insta::assert_snapshot!("kpi", kpi(&full, PLAIN));
+    let none = Kpi {
+        service: None,
+        deployments: 0,
+        upgraded: 0,
+        rolled_back: 0,
+        refused: 0,
+        success_rate: None,
+        client_requests: 0,
+        client_error_rate: None,
+        upgrade: Spread::default(),
+        rollback: Spread::default(),
+        drain: Spread::default(),
+        ..full
+    };
+    insta::assert_snapshot!("kpi_of_nothing", kpi(&none, PLAIN));
 }

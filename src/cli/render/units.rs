@@ -3,7 +3,7 @@
 /// Seconds.
 pub(in crate::cli) fn span(seconds: f64) -> String {
     let millis = (seconds.max(0.0) * 1000.0).round() as u64;
-    let whole = (millis + 500) / 1000;
+    let whole = millis.saturating_add(500) / 1000;
     match millis {
         0..1_000 => format!("{millis} ms"),
         1_000..9_950 => format!("{:.1} s", millis as f64 / 1000.0),
@@ -12,6 +12,24 @@ pub(in crate::cli) fn span(seconds: f64) -> String {
         7_200_000..172_800_000 => format!("{} h", whole / 3600),
         _ => format!("{} d", whole / 86_400),
     }
+}
+
+/// An instant, in seconds since the epoch, as logs write it (RFC 3339, UTC).
+pub(super) fn instant(at: f64) -> String {
+    let seconds = at.clamp(0.0, 253_402_300_799.0) as u64;
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // From the days since the epoch to a date, by eras of 400 years that begin in March (Hinnant, "chrono-Compatible
+    // Low-Level Date Algorithms").
+    let day = days + 719_468;
+    let (era, day) = (day / 146_097, day % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let date = day - (153 * month + 2) / 5 + 1;
+    let (month, turn) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + turn;
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{date:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 /// Bytes.
@@ -41,6 +59,21 @@ mod tests {
         let said = [-1.0, 0.0, 0.0123, 0.9996, 1.25, 9.96, 59.4, 119.9, 120.0, 7199.0, 7200.0, 172_800.0].map(span);
         let expected =
             ["0 ms", "0 ms", "12 ms", "1.0 s", "1.2 s", "10 s", "59 s", "120 s", "2 min", "119 min", "2 h", "2 d"];
+        assert_eq!(said, expected);
+    }
+
+    #[test]
+    fn instants() {
+        // As date -u -d @... says.
+        let said = [-5.0, 951_782_400.9, 1_709_164_799.0, 1_795_430_090.49, 4_107_542_400.0, f64::MAX].map(instant);
+        let expected = [
+            "1970-01-01T00:00:00Z",
+            "2000-02-29T00:00:00Z",
+            "2024-02-28T23:59:59Z",
+            "2026-11-23T10:34:50Z",
+            "2100-03-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+        ];
         assert_eq!(said, expected);
     }
 

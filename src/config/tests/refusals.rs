@@ -193,9 +193,10 @@ const WHOLE: [(&str, &str); 12] = [
     ("not TOML", "service:\n  web:\n    command: /bin/web\n"),
 ];
 
-const FLAGS: [&[&str]; 22] = [
+const FLAGS: [&[&str]; 23] = [
     &["--listen", "8080"],
     &["--drain-timeout", "30", "--", "web"],
+    &["--drain-timeout", "-30s", "--", "web"],
     &["--listen", "http=8080", "--listen", "http=9090", "--", "web"],
     &["--listen", "localhost", "--", "web"],
     &["--listen", "a b=8080", "--", "web"],

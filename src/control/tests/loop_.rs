@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::control::server::{Command, EventsPage, Rejection, RejectionKind};
+use crate::control::server::{Command, EventsPage, FeedLine, Rejection, RejectionKind};
 use crate::control::types::*;
+use crate::history::Figures;
 
 /// The only upgrade it knows.
 pub(super) const UPGRADE: u64 = 7;
@@ -73,8 +74,22 @@ impl Loop {
             Command::Events { id, after, reply } => {
                 story.pages += 1;
                 let events = story.events.iter().filter(|event| event.seq > after).cloned().collect();
-                let page = EventsPage { events, finished: story.finished, changed: story.changed.subscribe() };
+                let page = EventsPage { events, after, finished: story.finished, changed: story.changed.subscribe() };
                 drop(reply.send((id == UPGRADE).then_some(page)));
+            }
+            Command::Feed { after, reply } => {
+                let line = |event: &UpgradeEvent| FeedLine { seq: event.seq, text: event.message.as_str().into() };
+                let events = story.events.iter().filter(|event| event.seq > after).map(line).collect();
+                let page = EventsPage { events, after, finished: false, changed: story.changed.subscribe() };
+                drop(reply.send(Some(page)));
+            }
+            Command::History { wanted, reply } => {
+                let page = HistoryPage { upgrades: vec![], skipped: wanted.after };
+                drop(reply.send(rejection(wanted.service.as_deref()).map_or(Ok(page), Err)));
+            }
+            Command::Kpi { query, reply } => {
+                let kpi = Figures::new(query.service.clone(), 0.0).kpi(query.since as f64, 0);
+                drop(reply.send(rejection(query.service.as_deref()).map_or(Ok(kpi), Err)));
             }
             Command::Reexec { replacement, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", replacement.binary)));

@@ -139,7 +139,7 @@ async fn a_loop_that_ends_leaves_the_story_open() {
     let Some(Command::Events { reply, .. }) = received.recv().await else { panic!("another command") };
     let (changes, changed) = watch::channel(0);
     let events = server.fake.story().events.clone();
-    reply.send(Some(server::EventsPage { events, finished: false, changed })).unwrap();
+    reply.send(Some(server::EventsPage { events, after: 0, finished: false, changed })).unwrap();
     drop((received, changes));
     let answer = read_to_end(&mut stream).await;
     assert!(answer.contains("one") && !answer.ends_with("\r\n0\r\n\r\n"), "{answer}");

@@ -1,17 +1,20 @@
-//! What a predecessor has left of its hooks: those that nobody waits for are run, and what runs is ended before that.
+//! What a successor is told of hooks, and what it makes of that: those that nobody waits for are run, and what runs is ended
+//! before that.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::libc::{SIGKILL, SIGTERM};
 
-use super::running::{KILLED, PATIENCE};
+use super::running::{KILLED, PATIENCE, Running};
 use super::{Hooks, Order};
-use crate::core::{ServiceId, Time};
+use crate::core::{ReleaseId, ServiceId, Time};
 use crate::supervisor::Supervisor;
 use crate::supervisor::errand::Errand;
 use crate::supervisor::poller::{Poller, Source};
+use crate::supervisor::release::Release;
 use crate::supervisor::survival::{HookEntry, HookProcessEntry, Name, Part};
 use crate::supervisor::tokens;
 use crate::sys::pidfd::{ExitInfo, PidFd};
@@ -53,6 +56,53 @@ impl Leftover {
 
     pub(super) fn end(self, poller: &mut Poller) {
         self.errand.end(poller);
+    }
+}
+
+impl Hooks {
+    /// The descriptor of the one that runs.
+    pub(in crate::supervisor) fn holding(&self) -> Option<(Name, BorrowedFd<'_>)> {
+        let process = self.process()?;
+        Some((Name::Process(process.token, Part::Pid(process.pid)), self.errand()?.pidfd()))
+    }
+
+    pub(super) fn errand(&self) -> Option<&Errand> {
+        self.running.as_ref().map(Running::errand).or(self.leftover.as_ref().map(Leftover::errand))
+    }
+
+    /// The process of the one that runs.
+    pub(in crate::supervisor) fn process(&self) -> Option<HookProcessEntry> {
+        let running = self.running.as_ref().map(|running| running.process);
+        running.or(self.leftover.as_ref().map(|leftover| leftover.process))
+    }
+
+    /// Those that nobody waits for. `is_kept`: whether a release is kept for other reasons.
+    pub(in crate::supervisor) fn entries(&self, is_kept: impl Fn(ReleaseId) -> bool) -> Vec<HookEntry<'_>> {
+        let orders = self.orders().filter(|order| !order.is_awaited());
+        orders.map(|order| order.entry(!is_kept(order.release_id))).collect()
+    }
+
+    /// The releases that hooks hold.
+    pub(in crate::supervisor) fn releases(&self) -> impl Iterator<Item = (ReleaseId, &Arc<Release>)> {
+        self.orders().map(|order| (order.release_id, &order.release))
+    }
+
+    fn orders(&self) -> impl Iterator<Item = &Order> {
+        let running = self.running.iter().filter(|running| !running.is_withdrawn()).map(|running| &running.order);
+        running.chain(&self.waiting)
+    }
+}
+
+impl Order {
+    fn entry(&self, is_last: bool) -> HookEntry<'_> {
+        HookEntry {
+            hook: self.hook,
+            generation: self.generation,
+            release: self.release_id,
+            upgrade: self.upgrade,
+            is_last,
+            environment: Cow::Borrowed(&self.environment),
+        }
     }
 }
 

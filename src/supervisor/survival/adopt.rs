@@ -67,7 +67,7 @@ pub(crate) struct Impossible {
     pub(crate) foreign: bool,
     /// What was held.
     pub(crate) fds: HashMap<Name, OwnedFd>,
-    /// The state itself, where it could be opened, and what is in it.
+    /// The state itself, where there is one and it could be opened, and what is in it.
     pub(crate) memory: Option<Memory>,
     pub(crate) text: Vec<u8>,
 }
@@ -112,9 +112,15 @@ impl Passed {
     /// What there is to go on with, for the supervisor of this name.
     pub(crate) fn adoption(&mut self, name: &str) -> Adoption {
         let mut fds = std::mem::take(&mut self.left);
-        let Some(state) = fds.remove(&Name::State) else { return Adoption::Nothing };
         let impossible = |reason: String, foreign, fds, memory, text| {
             Adoption::Impossible(Impossible { reason, foreign, fds, memory, text })
+        };
+        let Some(state) = fds.remove(&Name::State) else {
+            if fds.is_empty() {
+                return Adoption::Nothing;
+            }
+            let reason = "descriptors of a supervisor were passed without its state".to_owned();
+            return impossible(reason, true, fds, None, Vec::new());
         };
         let (memory, text) = match Memory::open(state) {
             Ok(opened) => opened,
@@ -168,8 +174,8 @@ fn foreign(theirs: &Owner, ours: &Owner) -> String {
 }
 
 /// The listening sockets among what was held, to be used again by their addresses.
-pub(crate) fn listeners_among(fds: HashMap<Name, OwnedFd>) -> Vec<(Option<String>, OwnedFd)> {
-    let socket = |(name, fd)| matches!(name, Name::Socket(_)).then_some((None, fd));
+pub(crate) fn listeners_among(fds: HashMap<Name, OwnedFd>) -> Vec<OwnedFd> {
+    let socket = |(name, fd)| matches!(name, Name::Socket(_)).then_some(fd);
     fds.into_iter().filter_map(socket).collect()
 }
 
@@ -294,7 +300,7 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use super::super::document::VERSION;
+    use super::super::document::{Part, VERSION};
     use super::*;
     use crate::control::server::Access;
     use crate::core::{Core, Time};
@@ -365,6 +371,18 @@ mod tests {
             assert!(impossible.foreign && impossible.reason.contains(reason), "{}", impossible.reason);
             assert_eq!(listeners_among(impossible.fds).len(), 1, "what listens is used again");
         }
+    }
+
+    #[test]
+    fn what_has_no_state_is_let_go_of_but_for_listeners() {
+        let (mut passed, _memory) = passed(b"{}");
+        passed.left.remove(&Name::State);
+        let stream = std::os::unix::net::UnixStream::pair().expect("a pair").0.into();
+        passed.left.insert(Name::Process(2, Part::Stdout), stream);
+        let Adoption::Impossible(impossible) = passed.adoption("web") else { panic!("there is something") };
+        assert!(impossible.foreign && impossible.reason.contains("without its state"), "{}", impossible.reason);
+        assert!(names(&impossible.fds).contains(&Name::Process(2, Part::Stdout)), "so that the store forgets it");
+        assert_eq!(listeners_among(impossible.fds).len(), 1, "what listens is used again");
     }
 
     /// Row 15: a state of another version keeps what runs, and says so.

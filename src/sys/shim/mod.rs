@@ -232,10 +232,25 @@ impl AsFd for Shim {
 /// Whether a process still is a shim: it shows its own arguments until it has executed the program.
 ///
 /// # Errors
-/// Those of reading /proc: it is gone.
+/// Those of reading /proc: it is gone, or on its way out.
 pub fn is_shim(pid: Pid) -> io::Result<bool> {
     let arguments = std::fs::read(format!("/proc/{pid}/cmdline"))?;
-    Ok(arguments.split(|byte| *byte == 0).nth(1) == Some(wire::ARGUMENT.as_bytes()))
+    if arguments.is_empty() {
+        // As it exits it loses its memory first, and with it its arguments and the link to what it executes.
+        std::fs::read_link(format!("/proc/{pid}/exe"))?;
+    }
+    Ok(are_a_shims(&arguments))
+}
+
+/// Whether a process is a shim, or may be one that is just coming into being or on its way out: those show no arguments.
+#[must_use]
+pub fn may_be_shim(pid: Pid) -> bool {
+    let arguments = std::fs::read(format!("/proc/{pid}/cmdline"));
+    arguments.is_ok_and(|arguments| arguments.is_empty() || are_a_shims(&arguments))
+}
+
+fn are_a_shims(arguments: &[u8]) -> bool {
+    arguments.split(|byte| *byte == 0).nth(1) == Some(wire::ARGUMENT.as_bytes())
 }
 
 /// Becomes the shim and never returns, if that is what this process was started as. To be called first of all in

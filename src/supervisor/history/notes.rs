@@ -1,0 +1,80 @@
+//! What the loop tells the history, as it happens.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::super::Supervisor;
+use crate::core::service::Role;
+use crate::core::{ServiceId, Step, UpgradeId};
+use crate::history::{Begun, Drained, Line};
+
+/// Of a reason, as much as is recorded, bytes.
+const REASON_MAX: usize = 4096;
+
+impl Supervisor {
+    /// A step of an upgrade, once it is in the ledger.
+    pub(in crate::supervisor) fn note_step(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
+        let Some(id) = upgrade else { return };
+        let name = self.name_of(service).to_owned();
+        match step {
+            // On record before it exists: its number is taken, whatever becomes of us.
+            Step::Starting { generation } => {
+                self.history.append(Line::Begun(Begun { id: id.0, service: name, generation: generation.0 }));
+            }
+            Step::Drained { generation } => {
+                let Some((duration, served)) = self.ledger.drained(id, *generation) else { return };
+                let (id, generation, at) = (id.0, generation.0, wall());
+                self.history.append(Line::Drained(Drained { id, service: name, generation, at, duration, served }));
+            }
+            _ => {}
+        }
+    }
+
+    /// An upgrade has its verdict, and that is in the ledger.
+    pub(in crate::supervisor) fn note_verdict(&mut self, upgrade: UpgradeId) {
+        if let Some(line) = self.line_of(upgrade) {
+            self.history.append(line);
+        }
+    }
+
+    /// What a predecessor may not have had the time to write.
+    pub(in crate::supervisor) fn note_what_is_missing(&mut self) {
+        let begun: Vec<Line> = self
+            .core
+            .services()
+            .values()
+            .flat_map(|service| {
+                let name = self.name_of(service.id);
+                let candidates = service.generations.values().filter(|one| one.role != Role::Draining);
+                let begun = candidates.filter_map(move |one| {
+                    let id = one.upgrade?.0;
+                    Some(Line::Begun(Begun { id, service: name.to_owned(), generation: one.number.0 }))
+                });
+                begun.collect::<Vec<_>>()
+            })
+            .collect();
+        let concluded = self.ledger.ids().into_iter().filter_map(|id| self.line_of(id));
+        for line in begun.into_iter().chain(concluded) {
+            self.history.append_if_missing(line);
+        }
+    }
+
+    /// What is recorded of an upgrade that has its verdict.
+    fn line_of(&self, upgrade: UpgradeId) -> Option<Line> {
+        let mut record = self.ledger.record(upgrade)?;
+        if let Some(reason) = &mut record.reason {
+            let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);
+            reason.truncate(if reason.len() > REASON_MAX { ends.last().unwrap_or(0) } else { REASON_MAX });
+        }
+        let service = self.services.iter().find(|(_, service)| service.name == record.service).map(|(id, _)| id)?;
+        let machine = self.core.services().get(service)?;
+        let generation = machine.generations.values().find(|one| Some(one.number.0) == record.generation);
+        let release = generation.and_then(|one| self.releases.get(&one.release));
+        record.release = release.map(|release| release.program.program.path.display().to_string());
+        Some(Line::Upgrade(Box::new(record)))
+    }
+}
+
+/// Seconds since the epoch.
+pub(in crate::supervisor) fn wall() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+}
