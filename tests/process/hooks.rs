@@ -521,8 +521,11 @@ fn supervisor_is_replaced_during_it() {
 /// Nothing of them stays, however many there were.
 #[test]
 fn nothing_grows() {
-    let mut z = Zdsup::serving_with(&["serve"], |setup, place| setup.journal(place.path()));
-    z.release(&["serve"]);
+    let mut z = Zdsup::serving_with(&["serve"], |setup, place| {
+        setup.journal(place.path());
+        // Those that are kept hold their programs.
+        setup.upgrade = vec!["keep-releases = 0".into()];
+    });
     let round = |z: &mut Zdsup, number: u64| -> Reload {
         z.configure(|setup| setup.hook("after-ready", "exit 1"));
         z.reload(&[]).is(Verdict::Failed);
