@@ -21,7 +21,6 @@ mod convert;
 mod diff;
 pub(crate) mod error;
 mod explain;
-mod network;
 mod order;
 pub(crate) mod raw;
 mod read;
@@ -32,14 +31,14 @@ mod upgrade;
 #[cfg(test)]
 mod tests;
 
+pub use crate::sys::steer::{Affinity, Network, NetworkError};
 pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, split_listen};
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
-pub use network::{Network, NetworkError};
 pub use read::FILE_MAX;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;
-pub use upgrade::{Affinity, Canary, CanaryStep, ErrorBudget, Strategy, Traffic, Upgrade, UpgradeProbe};
+pub use upgrade::{Canary, CanaryStep, ErrorBudget, Strategy, Traffic, Upgrade, UpgradeProbe};
 
 use convert::Origin;
 use error::Problem;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Network;
+use super::{Affinity, Network};
 
 /// How new connections are divided between generations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -119,17 +119,6 @@ pub struct CanaryStep {
     pub weight: u32,
     /// For how long; not 0 unless the canary is manual and says nothing.
     pub hold: Duration,
-}
-
-/// How a client's share is drawn.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Affinity {
-    /// Each connection anew, at random: `"none"`.
-    #[default]
-    Random,
-    /// By the client's address, so that a client stays with one release: `"source"`.
-    Source,
 }
 
 /// Requests that are sent during an upgrade, through a public listener.

@@ -1,6 +1,7 @@
 //! The kernel's own tables of sockets (sock_diag(7)). Each question dumps a table and may take long on a busy host: run
 //! it off the loop. Where the diag modules are missing, the answer is an error.
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -37,6 +38,34 @@ pub fn established(ports: &[u16]) -> io::Result<Vec<u64>> {
         | StateFlags::LAST_ACK
         | StateFlags::CLOSING;
     inet(IPPROTO_TCP, &states, |found| ports.contains(&found.socket_id.source_port))
+}
+
+/// A TCP handshake that a listener has answered and the client has not completed: SYN_RECV. IPv4 at a dual-stack
+/// listener is IPv4 here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Handshake {
+    /// The client.
+    pub client: SocketAddr,
+    /// The address and port that it connects to.
+    pub local: SocketAddr,
+}
+
+/// The handshakes that are open at this local port. They have no inode, and which listener they belong to is not told
+/// (`inet_req_diag_fill` in net/ipv4/inet_diag.c).
+///
+/// # Errors
+/// As [`established`].
+pub fn handshakes(port: u16) -> io::Result<HashSet<Handshake>> {
+    let mut open = HashSet::new();
+    dump(IPPROTO_TCP, &StateFlags::SYN_RECV, port, |found| {
+        let id = &found.socket_id;
+        let at = |address: IpAddr, port| SocketAddr::new(address.to_canonical(), port);
+        open.insert(Handshake {
+            client: at(id.destination_address, id.destination_port),
+            local: at(id.source_address, id.source_port),
+        });
+    })?;
+    Ok(open)
 }
 
 /// The inodes of the unix sockets that are accepted connections to one of these names.
@@ -105,6 +134,17 @@ pub fn listener_inodes(endpoint: &Endpoint) -> io::Result<Vec<u64>> {
     }
 }
 
+/// The inodes of the TCP sockets that listen at this very address and port.
+///
+/// # Errors
+/// As [`established`].
+pub fn listening_at(address: SocketAddr) -> io::Result<Vec<u64>> {
+    let same = |found: &InetResponseHeader| {
+        SocketAddr::new(found.socket_id.source_address, found.socket_id.source_port) == address
+    };
+    inet(IPPROTO_TCP, &StateFlags::LISTEN, same)
+}
+
 fn is_in_the_way(found: &InetResponseHeader, asked: SocketAddr) -> bool {
     let (there, here) = (found.socket_id.source_address, asked.ip());
     // The wildcard of IPv6 covers IPv4 too, unless the socket says otherwise.
@@ -118,20 +158,31 @@ fn inet(
     mut wanted: impl FnMut(&InetResponseHeader) -> bool,
 ) -> io::Result<Vec<u64>> {
     let mut inodes = Vec::new();
-    for (family, socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+    dump(protocol, states, ANY_PORT, |found| {
+        // 0 is a socket that no process holds.
+        if found.inode != 0 && wanted(found) {
+            inodes.push(found.inode.into());
+        }
+    })?;
+    Ok(inodes)
+}
+
+/// What the kernel takes for no choice of a port.
+const ANY_PORT: u16 = 0;
+
+/// Shows the sockets in one of these states at a local port, IPv4 and IPv6.
+fn dump(protocol: u8, states: &StateFlags, port: u16, mut visit: impl FnMut(&InetResponseHeader)) -> io::Result<()> {
+    for (family, mut socket_id) in [(AF_INET, SocketId::new_v4()), (AF_INET6, SocketId::new_v6())] {
+        socket_id.source_port = port;
         let (extensions, states) = (ExtensionFlags::empty(), states.clone());
         let request = InetRequest { family, protocol, extensions, states, socket_id };
         ask(SockDiagMessage::InetRequest(request), Extent::All, |answer| {
-            if let SockDiagMessage::InetResponse(found) = answer
-                // 0 is a socket that no process holds.
-                && found.header.inode != 0
-                && wanted(&found.header)
-            {
-                inodes.push(found.header.inode.into());
+            if let SockDiagMessage::InetResponse(found) = answer {
+                visit(&found.header);
             }
         })?;
     }
-    Ok(inodes)
+    Ok(())
 }
 
 fn unix_named(

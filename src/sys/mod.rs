@@ -29,6 +29,7 @@ pub mod respawn;
 pub mod shim;
 pub mod signal;
 pub mod socket;
+pub mod steer;
 pub mod systemd;
 pub mod written;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::UdpSocket;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -29,7 +29,20 @@ const SEARCH: Duration = Duration::from_secs(2);
 /// # Errors
 /// A [`BindError`]; nothing has changed then.
 pub fn bind(endpoint: &Endpoint, options: &Options) -> Result<Bound, BindError> {
-    attempt(endpoint, options).map_err(|(cause, error)| {
+    bind_with(endpoint, options, |_| Ok(()))
+}
+
+/// As [`bind`], with something done to the socket when it is bound and does not listen yet. What that fails with is
+/// explained like a failure of listen(2).
+///
+/// # Errors
+/// As [`bind`].
+pub(in crate::sys) fn bind_with(
+    endpoint: &Endpoint,
+    options: &Options,
+    before_listen: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> Result<Bound, BindError> {
+    attempt(endpoint, options, before_listen).map_err(|(cause, error)| {
         let holder = match cause {
             BindCause::InUse | BindCause::MixedReusePort { .. } => holder(endpoint),
             _ => None,
@@ -44,10 +57,16 @@ pub fn has_ipv6() -> bool {
     UdpSocket::bind("[::]:0").is_ok()
 }
 
-/// Binds a socket to an address that it was bound to before and lost; EINVAL while it has it.
-pub(super) fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+/// bind(2); EINVAL for a socket that has an address.
+pub(in crate::sys) fn bind_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
     // SAFETY: the address is live, and as long as it says.
     answer(unsafe { libc::bind(fd.as_raw_fd(), address.as_ptr(), address.len()) }).map(drop)
+}
+
+/// connect(2).
+pub(in crate::sys) fn connect_to(fd: &OwnedFd, address: &dyn SockaddrLike) -> io::Result<()> {
+    // SAFETY: the address is live, and as long as it says.
+    answer(unsafe { libc::connect(fd.as_raw_fd(), address.as_ptr(), address.len()) }).map(drop)
 }
 
 /// listen(2), which caps what is beyond net.core.somaxconn.
@@ -59,7 +78,11 @@ pub(super) fn listen_on(fd: &OwnedFd, backlog: u32) -> io::Result<()> {
 
 type Failure = (BindCause, io::Error);
 
-fn attempt(endpoint: &Endpoint, options: &Options) -> Result<Bound, Failure> {
+fn attempt(
+    endpoint: &Endpoint,
+    options: &Options,
+    before_listen: impl FnOnce(BorrowedFd<'_>) -> io::Result<()>,
+) -> Result<Bound, Failure> {
     let address = endpoint.address().map_err(|error| match error.raw_os_error() {
         Some(libc::ENAMETOOLONG) => (BindCause::PathTooLong, error),
         _ => (BindCause::Other, error),
@@ -77,8 +100,9 @@ fn attempt(endpoint: &Endpoint, options: &Options) -> Result<Bound, Failure> {
         }
     };
     let mut bound = Bound::new(fd, endpoint.clone(), file, options.backlog);
-    let listening = if endpoint.is_stream() { listen_on(&bound.fd, options.backlog) } else { Ok(()) };
-    match listening.and_then(|()| Endpoint::of(bound.fd.as_fd())) {
+    let prepared = before_listen(bound.fd.as_fd());
+    let listening = || if endpoint.is_stream() { listen_on(&bound.fd, options.backlog) } else { Ok(()) };
+    match prepared.and_then(|()| listening()).and_then(|()| Endpoint::of(bound.fd.as_fd())) {
         Ok(actual) => {
             bound.endpoint = actual;
             Ok(bound)

@@ -86,7 +86,7 @@ impl Endpoint {
     }
 
     /// What this socket is bound to.
-    pub(super) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(in crate::sys) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let unsupported = || io::Error::new(io::ErrorKind::Unsupported, "not a kind of socket that can be handed over");
         let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
@@ -138,7 +138,7 @@ impl Endpoint {
     }
 
     /// The argument of bind(2). ENAMETOOLONG for a unix name beyond 107 bytes.
-    pub(super) fn address(&self) -> io::Result<Box<dyn SockaddrLike>> {
+    pub(in crate::sys) fn address(&self) -> io::Result<Box<dyn SockaddrLike>> {
         Ok(match self {
             Self::Tcp(SocketAddr::V4(v4)) | Self::Udp(SocketAddr::V4(v4)) => Box::new(SockaddrIn::from(*v4)),
             Self::Tcp(SocketAddr::V6(v6)) | Self::Udp(SocketAddr::V6(v6)) => Box::new(SockaddrIn6::from(*v6)),

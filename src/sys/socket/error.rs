@@ -30,6 +30,8 @@ pub enum BindCause {
         /// Whether this one has it.
         ours: bool,
     },
+    /// The address is in use by sockets with SO_REUSEPORT of the same user, whose group the slots of a row would join.
+    ForeignGroup,
     /// A port below this number needs CAP_NET_BIND_SERVICE.
     PrivilegedPort {
         /// net.ipv4.ip_unprivileged_port_start.
@@ -72,6 +74,9 @@ impl BindError {
                 "every socket on the port must have SO_REUSEPORT, and one user: add reuse-port here, or stop the other"
                     .to_owned()
             }
+            BindCause::ForeignGroup => "with steered traffic nobody else may share the port: stop the other, or choose \
+                                        another address"
+                .to_owned(),
             BindCause::PrivilegedPort { first_free } => format!(
                 "give zdsup CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit), have systemd pass the socket, choose a \
                  port from {first_free} up, or lower net.ipv4.ip_unprivileged_port_start"
@@ -104,6 +109,13 @@ impl fmt::Display for BindError {
                 } else {
                     "with SO_REUSEPORT, and this one is without"
                 })?;
+                match holder {
+                    Some(holder) => write!(f, " ({holder})"),
+                    None => Ok(()),
+                }
+            }
+            (BindCause::ForeignGroup, holder) => {
+                f.write_str("the address is in use by a socket with SO_REUSEPORT, which would share the connections")?;
                 match holder {
                     Some(holder) => write!(f, " ({holder})"),
                     None => Ok(()),

@@ -22,9 +22,11 @@ mod file;
 mod options;
 
 pub use bind::{bind, has_ipv6};
+pub(in crate::sys) use bind::{bind_to, bind_with, connect_to};
 pub use endpoint::{Endpoint, UnixKind, UnixName};
 pub use error::{BindCause, BindError};
 pub use options::Options;
+pub(in crate::sys) use options::{get_int, set_int};
 
 /// A socket that is bound, and listens where its kind does.
 #[derive(Debug)]
@@ -91,6 +93,15 @@ impl Bound {
         bind::listen_on(&self.fd, self.backlog.load(Ordering::Relaxed))
     }
 
+    /// Another length for the queue of connections: a second listen() only sets the backlog.
+    ///
+    /// # Errors
+    /// Those of listen(2).
+    pub(in crate::sys) fn set_backlog(&self, backlog: u32) -> io::Result<()> {
+        self.backlog.store(backlog, Ordering::Relaxed);
+        bind::listen_on(&self.fd, backlog)
+    }
+
     /// Whether O_NONBLOCK is set, which all who hold the socket share.
     ///
     /// # Errors
@@ -120,6 +131,14 @@ impl Bound {
             }
             _ => None,
         }
+    }
+
+    /// How many segments the kernel has dropped at this socket, for whatever reason; it wraps around.
+    ///
+    /// # Errors
+    /// None is known.
+    pub(in crate::sys) fn drops(&self) -> io::Result<u32> {
+        options::drops(self.fd.as_fd())
     }
 
     /// Its inode, as sock_diag and /proc/PID/fd name it.

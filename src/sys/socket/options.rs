@@ -143,7 +143,12 @@ impl Options {
 }
 
 /// Sets an option whose value is an int.
-pub(super) fn set_int(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int, value: u32) -> io::Result<()> {
+pub(in crate::sys) fn set_int(
+    fd: BorrowedFd<'_>,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: u32,
+) -> io::Result<()> {
     let value = libc::c_int::try_from(value).unwrap_or(libc::c_int::MAX);
     let length = size_of_val(&value) as libc::socklen_t;
     // SAFETY: the value is a live int of the length given, which the kernel only reads.
@@ -168,14 +173,29 @@ pub(super) fn tcp_queue(fd: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     Ok((info[6], info[7]))
 }
 
+/// Segments dropped at a socket: sk_drops, as SO_MEMINFO has it (linux/sock_diag.h).
+pub(super) fn drops(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    // Of asm-generic/socket.h; libc does not have it.
+    const SO_MEMINFO: libc::c_int = 55;
+    const DROPS: usize = libc::SK_MEMINFO_DROPS as usize;
+    let mut info = [0u32; DROPS + 1];
+    read(fd, libc::SOL_SOCKET, SO_MEMINFO, &mut info)?;
+    Ok(info[DROPS])
+}
+
+/// Reads an option whose value is an int.
+pub(in crate::sys) fn get_int(fd: BorrowedFd<'_>, level: libc::c_int, option: libc::c_int) -> io::Result<u32> {
+    let mut value = [0u32];
+    read(fd, level, option, &mut value)?;
+    Ok(value[0])
+}
+
 fn set(fd: BorrowedFd<'_>, flag: &Flag, value: u32) -> io::Result<()> {
     set_int(fd, flag.level, flag.option, value)
 }
 
 fn get(fd: BorrowedFd<'_>, flag: &Flag) -> io::Result<u32> {
-    let mut value = [0u32];
-    read(fd, flag.level, flag.option, &mut value)?;
-    Ok(value[0])
+    get_int(fd, flag.level, flag.option)
 }
 
 fn has_device(endpoint: &Endpoint) -> bool {

@@ -7,7 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// A network, or one address. One within `::ffff:0:0/96` is the IPv4 network that it maps.
+/// A network, or one address. One within `::ffff:0:0/96` is the IPv4 network that it maps; any other IPv6 one has no IPv4
+/// client in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Network {
