@@ -182,9 +182,16 @@ fn every_field_of_every_type_is_described() {
         duration: 2.5,
         verdict: Some(verdict.clone()),
         drained: true,
+        warnings: vec!["warning".into()],
     };
-    let no_upgrade =
-        UpgradeStatus { generation: None, from: None, verdict: None, requested_by: vec![], ..upgrade.clone() };
+    let no_upgrade = UpgradeStatus {
+        generation: None,
+        from: None,
+        verdict: None,
+        requested_by: vec![],
+        warnings: vec![],
+        ..upgrade.clone()
+    };
     compare(&mut seen, &upgrade, &no_upgrade);
 
     let instance = InstanceStatus {
@@ -243,6 +250,7 @@ fn every_field_of_every_type_is_described() {
         serving: Some(4),
         upgrade: Some(upgrade.clone()),
         last_upgrade: Some(upgrade),
+        hook: Some("before-start of generation 5".into()),
         generations: vec![generation],
         listeners: vec![listener],
         fd_store: 1,
@@ -254,6 +262,7 @@ fn every_field_of_every_type_is_described() {
         serving: None,
         upgrade: None,
         last_upgrade: None,
+        hook: None,
         generations: vec![],
         listeners: vec![],
         fd_store: 0,

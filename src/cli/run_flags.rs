@@ -9,8 +9,8 @@ use toml::Spanned;
 
 use crate::config::error::Problem;
 use crate::config::raw::{
-    Amount, BackoffText, Canary, Drain, DurationText, Listen, Log, Native, Octal, Percent, Probe, Ready, Restart,
-    Service, Step, Supervisor, Upgrade, Watchdog,
+    Amount, BackoffText, Canary, Drain, DurationText, Hooks, Listen, Log, Native, Octal, Percent, Probe, Ready,
+    Restart, Service, Step, Supervisor, Upgrade, Watchdog,
 };
 use crate::config::source::CommandLine;
 use crate::config::{self, Config, ConfigError, split_listen};
@@ -266,6 +266,8 @@ impl RunFlags {
                     .map(|text| line.flag("--restart-backoff", text.as_ref(), BackoffText(text.clone()))),
                 give_up_after: number(line, "--restart-give-up-after", self.restart_give_up_after),
             },
+            // Lists of commands are for a file.
+            hooks: Hooks::default(),
             environment: self.environment.iter().map(|pair| variable(line, pair)).collect::<Result<_, _>>()?,
             environment_file: path(line, "--environment-file", self.environment_file.as_deref()),
             clear_environment: switch(line, "--clear-environment", self.clear_environment),

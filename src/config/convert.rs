@@ -14,6 +14,7 @@ use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
 use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
 
+mod hooks;
 mod listen;
 mod ready;
 mod several;
@@ -57,7 +58,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 11] = [
+const OWN_VARIABLES: [&str; 16] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -66,9 +67,14 @@ const OWN_VARIABLES: [&str; 11] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "ZDSUP_FROM",
     "ZDSUP_GENERATION",
+    "ZDSUP_HOOK",
     "ZDSUP_INSTANCE",
+    "ZDSUP_REASON",
+    "ZDSUP_RELEASE",
     "ZDSUP_SERVICE",
+    "ZDSUP_VERDICT",
 ];
 
 /// One service.
@@ -125,6 +131,7 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         upgrade,
         drain: drain(raw.drain)?,
         restart: restart(raw.restart)?,
+        hooks: hooks::hooks(raw.hooks, anchored)?,
     })
 }
 

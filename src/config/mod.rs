@@ -15,6 +15,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::core::event::Hook;
+
 mod address;
 mod convert;
 mod diff;
@@ -247,6 +249,9 @@ pub struct Service {
     pub drain: Drain,
     /// What happens when it dies while serving.
     pub restart: Restart,
+    /// What is run at which moment of an upgrade.
+    #[serde(default)]
+    pub hooks: Hooks,
 }
 
 fn one() -> u32 {
@@ -422,5 +427,25 @@ pub struct Restart {
 impl Default for Restart {
     fn default() -> Self {
         Self { backoff_min: Duration::from_millis(100), backoff_max: Duration::from_secs(30), give_up_after: 10 }
+    }
+}
+
+/// What is run at which moment of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// The commands of each hook, run one after the other; a hook without any is not in here.
+    pub commands: BTreeMap<Hook, Vec<HookCommand>>,
+    /// How long all the commands of one hook may take together. Default 60 s.
+    pub timeout: Duration,
+}
+
+/// A program and its arguments; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HookCommand(#[serde(with = "crate::sys::written::list")] pub Vec<OsString>);
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { commands: BTreeMap::new(), timeout: Duration::from_secs(60) }
     }
 }

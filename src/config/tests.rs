@@ -212,6 +212,7 @@ fn a_minimal_config_has_every_default() {
                 backoff_max: Duration::from_secs(30),
                 give_up_after: 10
             },
+            hooks: Hooks { commands: BTreeMap::new(), timeout: Duration::from_secs(60) },
         }
     );
 }
@@ -282,6 +283,23 @@ fn every_setting_arrives() {
     assert_eq!(service.restart.backoff_min, Duration::from_millis(50));
     assert_eq!(service.restart.backoff_max, Duration::from_secs(10));
     assert_eq!(service.restart.give_up_after, 0);
+}
+
+#[test]
+fn hooks_arrive_in_their_order() {
+    let text = "[service.web.hooks]
+timeout = \"5m\"
+before-start = [[\"/bin/migrate\", \"expand\"], [\"warm\"]]
+on-failure = [[\"page\"]]
+after-drain = []
+";
+    let hooks = service(&format!("{MINIMAL}{text}")).hooks;
+    let command = |words: &[&str]| HookCommand(words.iter().map(|word| (*word).into()).collect());
+    let commands = BTreeMap::from([
+        (Hook::BeforeStart, vec![command(&["/bin/migrate", "expand"]), command(&["warm"])]),
+        (Hook::OnFailure, vec![command(&["page"])]),
+    ]);
+    assert_eq!(hooks, Hooks { commands, timeout: Duration::from_secs(300) });
 }
 
 #[test]

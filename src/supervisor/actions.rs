@@ -26,6 +26,7 @@ impl Supervisor {
             self.settle_stores();
             // Before a process is told to stop, no new connections go to it.
             self.steer();
+            self.withdraw_hooks();
             // What is wanted is written down before it is done.
             self.record();
             let Some(action) = self.core.poll_action() else { return };
@@ -34,9 +35,8 @@ impl Supervisor {
                 Action::Prepare { instance, release } => self.prepare(instance, release),
                 Action::Launch(instance) => self.launch(instance),
                 Action::SetWeights { service, .. } => self.set_weights(service),
-                // No config names any yet.
-                Action::RunHook { service, generation, hook, .. } => {
-                    self.tell_core(Event::HookDone { service, generation, hook, result: Ok(()) });
+                Action::RunHook { service, generation, release, hook, reason } => {
+                    self.run_hook(service, generation, release, hook, reason.as_ref());
                 }
                 Action::Stop(instance) => self.stop(instance),
                 Action::Abort(instance) => self.abort(instance),
@@ -82,7 +82,7 @@ impl Supervisor {
                 Reason::Resources("a former attempt to resolve the release still hangs: is a disk gone?".into());
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
-        if let Some(reason) = self.survival.is_full() {
+        if let Some(reason) = self.survival.is_full(0) {
             self.pinning.remove(&service);
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
@@ -116,6 +116,9 @@ impl Supervisor {
         };
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
+        }
+        if let Some(reason) = self.survival.is_full(pinned.release.hooks.values().flatten().count()) {
+            return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let id = ReleaseId(self.next_release);
         self.next_release += 1;
@@ -396,8 +399,13 @@ impl Supervisor {
         let record = self.ledger.status(upgrade, now);
         let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
         let serving = self.serving(service);
-        let (output, output_elsewhere) =
-            if verdict == Verdict::Upgraded { (Vec::new(), None) } else { self.last_lines(service, candidate) };
+        let (output, output_elsewhere) = match (verdict, &reason) {
+            (Verdict::Upgraded, _) => (Vec::new(), None),
+            (_, Some(Reason::Hook { .. })) => {
+                (self.services.get_mut(&service).map(|it| it.hooks.take_last_output()).unwrap_or_default(), None)
+            }
+            _ => self.last_lines(service, candidate),
+        };
         let exit = story::exit_code(verdict, reason.as_ref());
         let said = candidate.and_then(|candidate| self.last_status(service, candidate));
         let why = reason.as_ref().map(|reason| story::reason(reason, said));

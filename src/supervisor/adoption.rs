@@ -42,6 +42,7 @@ impl Supervisor {
             Ledger::default()
         });
         let sockets = Sockets::adopt(sockets, &mut fds);
+        let mut hooked = Vec::new();
         for service in services {
             let listeners = sockets.listeners(service.listeners);
             listeners.iter().for_each(|listener| self.watch(listener));
@@ -50,6 +51,7 @@ impl Supervisor {
             let store = Store::adopt(service.id, service.next_stored, service.stored, &mut fds, &mut self.poller);
             let adopted = Service { owes_restart, last_output, ..Service::new(name, listeners, store) };
             self.services.insert(service.id, adopted);
+            hooked.push((service.id, service.hooks, service.hook_process));
         }
         let mut programs = Programs::default();
         for (id, text) in releases {
@@ -63,6 +65,9 @@ impl Supervisor {
             }
         }
         self.pending = pending.into_iter().map(|(id, entry)| (id, sockets.pending(entry))).collect();
+        for (service, entries, process) in hooked {
+            self.adopt_hooks(service, entries, process, was_us, &mut fds);
+        }
         // What was asked of the predecessor and not answered is asked again, before anything new happens.
         if deaths >= POISONED {
             tracing::error!(

@@ -60,6 +60,9 @@ impl Supervisor {
             }
             Source::ProbeExit(id) => self.on_probe_exit(id),
             Source::Cgroup(id) => self.check_emptied(id, None),
+            Source::HookShim(service) => self.on_hook_shim(service),
+            Source::HookExit(service) => self.on_hook_exit(service),
+            Source::HookOutput(service) => self.on_hook_output(service),
             Source::TrialShim => self.on_trial_shim(),
             Source::TrialExit => self.on_trial_exit(),
             Source::Stored(service, id) => self.on_stored_hangup(service, id),
@@ -285,6 +288,8 @@ impl Supervisor {
                 self.on_ready(Source::LeaderExit(id));
             } else if let Some(id) = self.processes.values().find(|p| p.is_probe(pid)).map(|process| process.id) {
                 self.on_probe_exit(id);
+            } else if let Some(service) = self.services.iter().find(|(_, it)| it.hooks.is(pid)).map(|(id, _)| *id) {
+                self.on_hook_exit(service);
             } else if self.reexec.as_ref().is_some_and(|reexec| reexec.is(pid)) {
                 self.on_trial_exit();
             } else if pidfd::reap_pid(pid).is_err() {
@@ -302,7 +307,8 @@ impl Supervisor {
     /// Whether we have children that we did not start: orphans of an instance.
     pub(super) fn has_strangers(&self) -> bool {
         let tried = |pid: &Pid| self.reexec.as_ref().is_some_and(|reexec| reexec.is(*pid));
-        let blank = |pid: &Pid| self.services.values().any(|service| service.is_loading(*pid));
+        let blank =
+            |pid: &Pid| self.services.values().any(|service| service.is_loading(*pid) || service.hooks.is(*pid));
         let ours = |pid: &Pid| self.processes.values().any(|p| p.has_child(*pid) || p.is_probe(*pid));
         let known = |pid: &Pid| tried(pid) || blank(pid) || ours(pid);
         proc::children_of_self().map_or(true, |children| children.iter().any(|pid| !known(pid)))

@@ -21,6 +21,7 @@ mod exporter;
 mod feed;
 mod history;
 mod hold;
+mod hooks;
 mod ignored;
 pub mod leftovers;
 mod listeners;
@@ -71,6 +72,7 @@ use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
 use exporter::Exporter;
 use feed::Feed;
 use history::History;
+use hooks::Hooks;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
 use metrics::Counters;
@@ -322,6 +324,8 @@ struct Service {
     retiring: HashSet<InstanceId>,
     /// Clients that are sent to one slot: health checks.
     probers: HashMap<std::net::SocketAddr, core::Slot>,
+    /// What is run at moments of its upgrades.
+    hooks: Hooks,
 }
 
 impl Service {
@@ -336,6 +340,7 @@ impl Service {
             weights_owed: 0,
             retiring: HashSet::new(),
             probers: HashMap::new(),
+            hooks: Hooks::default(),
         }
     }
 
@@ -589,6 +594,7 @@ impl Supervisor {
             self.note_what_is_missing();
         }
         self.settle();
+        self.go_on_with_hooks();
         self.announce();
     }
 
@@ -626,7 +632,7 @@ impl Supervisor {
         loop {
             self.act();
             // What a successor is handed it takes for stored.
-            if let Some(outcome) = self.outcome.filter(|end| *end != End::Reexec || self.survival.is_complete()) {
+            if let Some(outcome) = self.outcome.filter(|end| self.may_end(*end)) {
                 return Ok(outcome);
             }
             let wake = self.wake(intake).await;
@@ -651,6 +657,15 @@ impl Supervisor {
                 Wake::Deadline => {}
             }
             self.on_time();
+        }
+    }
+
+    /// Whether nothing has to be waited for first: hooks of the last verdict, a store that a successor relies on.
+    fn may_end(&self, end: End) -> bool {
+        match end {
+            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()),
+            End::Leave => true,
+            End::Reexec => self.survival.is_complete(),
         }
     }
 
@@ -718,7 +733,8 @@ impl Supervisor {
         let probes = probes.min();
         let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
         let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
-        let others = others.chain(self.restore_at).chain(self.adoption_deadline());
+        let hooks = self.services.values().filter_map(|service| service.hooks.deadline()).min();
+        let others = others.chain(self.restore_at).chain(self.adoption_deadline()).chain(hooks);
         self.core.poll_timeout().into_iter().chain(others).min()
     }
 
@@ -741,6 +757,7 @@ impl Supervisor {
             self.count_connections();
         }
         self.run_probes();
+        self.on_hook_time();
         self.tell_ignored();
         self.restore_directory();
         if self.tidy_at.is_some_and(|at| at <= now) {
@@ -798,6 +815,7 @@ impl Supervisor {
         if self.stopping {
             tracing::warn!("asked to stop again: ending everything at once");
             self.core.kill(now);
+            self.stop_hooks(true);
             self.survival.stale = true;
             return;
         }
@@ -806,6 +824,7 @@ impl Supervisor {
         self.systemd.stopping("stopping");
         self.tell("ending", "stopping: every service drains first");
         self.core.stop(now);
+        self.stop_hooks(false);
         self.survival.stale = true;
     }
 

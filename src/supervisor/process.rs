@@ -187,7 +187,7 @@ impl Process {
             ReadyBy::Notify | ReadyBy::Exec { .. } | ReadyBy::Alive(_) => (None, None),
         };
         let streams = (output.stdout_theirs.as_fd(), output.stderr_theirs.as_fd());
-        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground);
+        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground.nofile);
         plan.env.extend(environment_of_instance(id, name, ground));
         if release.service.fd_store_max > 0 {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
@@ -551,13 +551,13 @@ pub(super) fn failure(step: &str, error: &str, hint: Option<&str>) -> String {
     }
 }
 
-/// What an instance and its readiness command have in common.
-fn plan<'a>(
+/// What an instance, its readiness command and the hooks have in common.
+pub(super) fn plan<'a>(
     release: &Release,
     program: &'a Program,
     argv: Vec<OsString>,
     (stdout, stderr): (BorrowedFd<'a>, BorrowedFd<'a>),
-    ground: &Ground<'_>,
+    nofile: Nofile,
 ) -> Plan<'a> {
     let privileges = &release.service.privileges;
     let limit = |(name, (soft, hard)): (&String, &(u64, u64))| Some((Resource::from_name(name)?, *soft, *hard));
@@ -575,7 +575,7 @@ fn plan<'a>(
         identity: release.identity.clone(),
         umask: privileges.umask,
         limits: privileges.limits.iter().filter_map(limit).collect(),
-        nofile: ground.nofile,
+        nofile,
         nice: privileges.nice,
         oom_score_adjust: privileges.oom_score_adjust,
         no_new_privileges: privileges.no_new_privileges,

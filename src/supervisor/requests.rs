@@ -195,6 +195,7 @@ impl Supervisor {
             status.last_output = last_output.map(|(_, output)| output.clone());
             status.upgrade = machine.upgrade.as_ref().and_then(|upgrade| self.ledger.status(upgrade.id, now));
             status.last_upgrade = self.ledger.last_ended(&shell.name, now);
+            status.hook = shell.hooks.describe();
             services.push(status);
             sockets.push(shell.listeners.iter().map(|listener| std::sync::Arc::clone(&listener.socket)).collect());
         }

@@ -55,6 +55,7 @@ pub(super) fn service(
         serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
         upgrade: None,
         last_upgrade: None,
+        hook: None,
         generations: service
             .generations
             .values()

@@ -13,6 +13,7 @@ mod events;
 mod examples;
 mod failures;
 mod history;
+mod hooks;
 mod hostile;
 mod input;
 mod keeper;

@@ -22,6 +22,7 @@ pub(crate) struct Setup {
     pub(crate) upgrade: Vec<String>,
     pub(crate) drain: Vec<String>,
     pub(crate) restart: Vec<String>,
+    pub(crate) hooks: Vec<String>,
     /// Environment of the supervisor itself.
     pub(crate) environment: BTreeMap<String, String>,
     /// Arguments of `run`.
@@ -42,6 +43,7 @@ impl Setup {
             upgrade: vec![],
             drain: vec![],
             restart: vec![],
+            hooks: vec![],
             environment: BTreeMap::new(),
             arguments: vec![],
         }
@@ -70,6 +72,7 @@ impl Setup {
             ("upgrade", &self.upgrade),
             ("drain", &self.drain),
             ("restart", &self.restart),
+            ("hooks", &self.hooks),
         ];
         for (name, lines) in tables.into_iter().filter(|(_, lines)| !lines.is_empty()) {
             writeln!(text, "[service.web.{name}]\n{}", lines.join("\n")).expect("a string can be written to");

@@ -28,6 +28,9 @@ pub(in crate::cli) fn event(event: &UpgradeEvent, style: Style) -> String {
         None if event.event == "status" => {
             format!("{time}  {}: status: {}\n", style.strong(&subject), clean(&event.message))
         }
+        None if event.event == "output" => {
+            format!("{time}  {}: {} {}\n", style.strong(&subject), style.faint("|"), clean(&event.message))
+        }
         None => format!("{time}  {}: {}\n", style.strong(&subject), clean(&event.message)),
     }
 }
@@ -39,6 +42,7 @@ pub(in crate::cli) fn waiting(last: Option<&UpgradeEvent>, said: &str) -> String
         None => "asking for an upgrade",
         Some("queued") => "waiting for the upgrade in flight to end",
         Some("pinning") => "resolving the release",
+        Some("hook") => last.map_or("running a hook", |event| event.message.as_str()),
         Some("starting") => "starting the new generation",
         Some("spawned") => "waiting until it is ready",
         Some("ready" | "soaking") => "soaking: it must stay up",
@@ -47,7 +51,7 @@ pub(in crate::cli) fn waiting(last: Option<&UpgradeEvent>, said: &str) -> String
     };
     let subject = last.map(|event| format!("{}: ", subject(event))).unwrap_or_default();
     let said = if said.is_empty() { String::new() } else { format!(" · {}", clean(said)) };
-    format!("{subject}{what}{said}")
+    format!("{subject}{}{said}", clean(what))
 }
 
 /// The last lines of output of a candidate, or where to look for them.

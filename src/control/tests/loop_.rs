@@ -146,6 +146,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         duration: 0.0,
         verdict: story.finished.then(verdict),
         drained: story.finished,
+        warnings: vec![],
     }
 }
 

@@ -27,7 +27,17 @@ impl Moment<'_> {
     fn is_incident(&self) -> bool {
         let aside = matches!(
             self.event,
-            "status" | "overdue" | "undead" | "retrying" | "gave-up" | "verdict" | "drained" | "stopped" | "reexec"
+            "status"
+                | "output"
+                | "warning"
+                | "overdue"
+                | "undead"
+                | "retrying"
+                | "gave-up"
+                | "verdict"
+                | "drained"
+                | "stopped"
+                | "reexec"
         );
         aside || (self.is_trouble() && self.event != "returning")
     }

@@ -1,7 +1,7 @@
 //! Taking over from a predecessor: what it left, whether it is ours to go on with, and the supervisor made of it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -11,6 +11,7 @@ use super::document::{
 };
 use super::memory::Memory;
 use crate::config::Log;
+use crate::core::event::Hook;
 use crate::supervisor::listeners::{Change, Listener, Listeners, Origin, Socket};
 use crate::supervisor::release::{self, Held, Release};
 use crate::supervisor::rows::Slots;
@@ -268,6 +269,7 @@ impl Programs {
         Ok(Release {
             program: self.take(entry.program, fds)?,
             probe: entry.probe.map(|probe| self.take(probe, fds)).transpose()?,
+            hooks: self.take_hooks(entry.hooks, fds)?,
             service,
             argv: entry.argv,
             environment: entry.environment,
@@ -277,6 +279,19 @@ impl Programs {
             listeners: sockets.listeners(entry.listeners),
             written: OnceLock::new(),
         })
+    }
+
+    fn take_hooks(
+        &mut self,
+        hooks: BTreeMap<Hook, Vec<ProgramEntry>>,
+        fds: &mut HashMap<Name, OwnedFd>,
+    ) -> io::Result<BTreeMap<Hook, Vec<Arc<Held>>>> {
+        let mut taken = BTreeMap::new();
+        for (hook, entries) in hooks {
+            let programs = entries.into_iter().map(|entry| self.take(entry, fds)).collect::<io::Result<_>>()?;
+            taken.insert(hook, programs);
+        }
+        Ok(taken)
     }
 
     fn take(&mut self, entry: ProgramEntry, fds: &mut HashMap<Name, OwnedFd>) -> io::Result<Arc<Held>> {
@@ -297,8 +312,6 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::document::{Part, VERSION};
     use super::*;
     use crate::control::server::Access;

@@ -89,12 +89,14 @@ impl Survival {
         }
     }
 
-    /// Why no upgrade can begin: what it would hold does not fit into the store, which would drop it without a word.
-    pub(crate) fn is_full(&self) -> Option<Reason> {
+    /// Why no upgrade can begin: what it would hold, with so many programs of hooks, does not fit into the store, which
+    /// would drop it without a word.
+    pub(crate) fn is_full(&self, programs: usize) -> Option<Reason> {
         let (limit, used) = self.store.as_ref()?.room();
-        (used + PER_UPGRADE > limit).then(|| {
+        let wanted = PER_UPGRADE + programs;
+        (used + wanted > limit).then(|| {
             Reason::Resources(format!(
-                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {PER_UPGRADE} more: \
+                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {wanted} more: \
                  wait for old generations to end, or raise FileDescriptorStoreMax= and FDSTORE="
             ))
         })
@@ -181,7 +183,8 @@ impl Supervisor {
             (Name::Control, self.control.socket.as_fd()),
             (Name::Lock, self.runtime_directory.lock()),
         ];
-        let executables = self.releases.values().flat_map(|release| release.executables());
+        let of_hooks = self.services.values().flat_map(|service| service.hooks.releases()).map(|(_, release)| release);
+        let executables = self.releases.values().chain(of_hooks).flat_map(|release| release.executables());
         held.extend(executables.map(|held| (Name::Program(held.token), held.program.held.as_fd())));
         held.extend(self.watched.values().map(|socket| (Name::Socket(socket.token), socket.bound.fd.as_fd())));
         held.extend(dams.iter().map(|(token, dam)| (Name::Socket(*token), dam.fd.as_fd())));
@@ -189,6 +192,7 @@ impl Supervisor {
             process.holdings(&mut held);
         }
         for (id, service) in &self.services {
+            held.extend(service.hooks.holding());
             held.extend(service.store.iter().map(|stored| (Name::Stored(*id, stored.id), stored.fd.as_fd())));
         }
         held.sort_unstable_by_key(|(name, _)| *name);
@@ -229,6 +233,8 @@ impl Supervisor {
                     last_output: service.last_output.as_ref().map(|(id, output)| (*id, Cow::Borrowed(output))),
                     stored: service.store.iter().map(StoredEntry::of).collect(),
                     next_stored: service.store.next(),
+                    hooks: service.hooks.entries(|release| self.releases.contains_key(&release)),
+                    hook_process: service.hooks.process(),
                 })
                 .collect(),
             sockets: self
@@ -243,9 +249,12 @@ impl Supervisor {
                 })
                 .collect(),
             releases: self
-                .releases
-                .iter()
-                .filter_map(|(id, release)| Some((*id, Cow::Borrowed(release.written()?))))
+                .services
+                .values()
+                .flat_map(|service| service.hooks.releases())
+                .filter(|(id, _)| !self.releases.contains_key(id))
+                .chain(self.releases.iter().map(|(id, release)| (*id, release)))
+                .filter_map(|(id, release)| Some((id, Cow::Borrowed(release.written()?))))
                 .collect(),
             next_release: self.next_release,
             pending: self.pending.iter().map(|(id, pending)| (*id, PendingEntry::of(pending))).collect(),
@@ -295,6 +304,7 @@ impl<'a> ReleaseEntry<'a> {
             service: Cow::Borrowed(&release.service),
             program: ProgramEntry::of(&release.program),
             probe: release.probe.as_deref().map(ProgramEntry::of),
+            hooks: release.hooks.iter().map(|(hook, held)| (*hook, programs(held))).collect(),
             argv: release.argv.clone(),
             environment: release.environment.clone(),
             directory: release.directory.clone(),
@@ -302,6 +312,10 @@ impl<'a> ReleaseEntry<'a> {
             listeners: release.listeners.iter().map(ListenerEntry::of).collect(),
         }
     }
+}
+
+fn programs(held: &[Arc<Held>]) -> Vec<ProgramEntry> {
+    held.iter().map(|held| ProgramEntry::of(held)).collect()
 }
 
 impl ProgramEntry {
