@@ -139,6 +139,8 @@ pub enum GenerationState {
     Starting,
     /// A candidate, ready, that must stay up for a while.
     Soaking,
+    /// A candidate, ready, that is switched to together with those of other services.
+    Held,
     /// A candidate that takes over a few instances at a time.
     Rolling,
     /// A candidate that has a share of new connections.

@@ -156,7 +156,7 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// Something to be done. The machine has recorded that it wants it before the shell sees it, so that a successor
-/// finds the intent; the shell answers each with an [`Event`], except the last four, which need no answer.
+/// finds the intent; the shell answers each with an [`Event`], except the last five, which need no answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[must_use]
 pub enum Action {
@@ -237,6 +237,8 @@ pub enum Action {
     },
     /// No generation runs this release, and none will: let go of it.
     Discard(ReleaseId),
+    /// No process of this service is left, and it is not wanted any more: close its listeners and forget it.
+    Remove(ServiceId),
     /// Everything has ended: so should the supervisor.
     Finish(Outcome),
 }
@@ -319,6 +321,20 @@ pub enum Verdict {
     Refused,
 }
 
+impl Verdict {
+    /// What follows the name of an upgrade in a sentence.
+    #[must_use]
+    pub fn spoken(self) -> &'static str {
+        match self {
+            Self::Upgraded => "succeeded",
+            Self::Failed => "failed",
+            Self::RolledBack => "was rolled back",
+            Self::Aborted => "was aborted",
+            Self::Refused => "was refused",
+        }
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -395,6 +411,28 @@ pub enum Reason {
     AbortedByOperator,
     /// The service or the supervisor is being stopped.
     Stopping,
+    /// Another one that was asked for with it, and comes before it, did not succeed.
+    NotBegun {
+        /// Which.
+        upgrade: UpgradeId,
+        /// How that ended.
+        verdict: Verdict,
+    },
+    /// All of those that were asked for with it were to succeed or none, and another one did not.
+    NotAlone {
+        /// Which.
+        upgrade: UpgradeId,
+        /// How that ended.
+        verdict: Verdict,
+    },
+    /// It was ready, and those that it was to be switched with were not in time.
+    HeldTooLong(Duration),
+    /// Something else was asked of the service before it could be taken back.
+    MovedOn,
+    /// The config does not have the service any more.
+    NotInConfig,
+    /// The service is new, and has never served.
+    NeverServed,
     /// There is no pinned release to restart.
     NothingPinned,
     /// There is no release to go back to.
@@ -449,6 +487,16 @@ impl fmt::Display for Reason {
             ),
             Self::AbortedByOperator => f.write_str("aborted by an operator"),
             Self::Stopping => f.write_str("the service is being stopped"),
+            Self::NotBegun { upgrade, verdict } => {
+                write!(f, "not begun, since upgrade #{upgrade} {}", verdict.spoken())
+            }
+            Self::NotAlone { upgrade, verdict } => {
+                write!(f, "upgrade #{upgrade} {}, and all of them were to succeed or none", verdict.spoken())
+            }
+            Self::HeldTooLong(span) => write!(f, "the others were not ready to be switched in {}", spoken(*span)),
+            Self::MovedOn => f.write_str("another upgrade of it was asked for meanwhile: it is left as it is"),
+            Self::NotInConfig => f.write_str("the config does not have it any more"),
+            Self::NeverServed => f.write_str("it is new, and has never served"),
             Self::NothingPinned => f.write_str("there is no release to restart: the service has never started"),
             Self::NothingKept => f.write_str("there is no release to go back to"),
             Self::Poisoned { deaths } => write!(f, "the supervisor died {deaths} times in a row as it went on with it"),
@@ -481,6 +529,8 @@ pub enum Refusal {
     NotKept(Option<Generation>),
     /// That generation serves already.
     Serves(Generation),
+    /// So many upgrades of several services wait already.
+    TooManyWait(usize),
 }
 
 impl fmt::Display for Refusal {
@@ -488,6 +538,9 @@ impl fmt::Display for Refusal {
         f.write_str(match self {
             Self::NotKept(Some(generation)) => return write!(f, "the release of generation {generation} is not kept"),
             Self::Serves(generation) => return write!(f, "generation {generation} serves already"),
+            Self::TooManyWait(waiting) => {
+                return write!(f, "{waiting} requests for upgrades of several services wait already");
+            }
             Self::NotKept(None) => "there is no release to go back to: none served before this one",
             Self::Returning => "the upgrade has failed already, and the old generation is on its way back",
             Self::NothingToPromote => "no canary step waits to be promoted",
@@ -553,6 +606,17 @@ pub enum Step {
         generation: Generation,
         /// How long.
         span: Duration,
+    },
+    /// The candidate is ready, and is switched to together with others.
+    Held {
+        /// The candidate.
+        generation: Generation,
+    },
+    /// An upgrade that was to succeed with others is undone, since one of them did not: by another one, or, where nothing
+    /// had served before, by a stop.
+    TakingBack {
+        /// Which.
+        upgrade: UpgradeId,
     },
     /// New connections go back to a generation that stands by.
     SwitchingBack {
@@ -682,6 +746,11 @@ pub enum Step {
     Drained {
         /// Which.
         generation: Generation,
+    },
+    /// The service is not wanted any more: it is stopped, and then removed.
+    Leaving {
+        /// Why.
+        reason: Reason,
     },
     /// No process of the service is left.
     Stopped,

@@ -3,35 +3,50 @@
 //! The shell tells it what happened ([`Core::handle`] and the requests), asks it when it wants to be woken
 //! ([`Core::poll_timeout`]) and does what it says ([`Core::poll_action`]), in that order, until no action is left.
 //!
-//! - [`service`] has the state diagram of an upgrade, [`instance`] that of one process.
+//! - [`service`] has the state diagram of an upgrade, [`instance`] that of one process, [`sequence`] that of upgrades of
+//!   several services; [`order`] is which of them starts and ends first.
 //! - [`event`] is the vocabulary: what can happen, what can be wanted, and every reason that is ever given.
 //! - [`policy`] is what the config decides; [`id`] names things.
 //!
 //! What it promises, whatever order events come in:
 //! - at most one upgrade per service is in flight, and no request joins one that began before it;
 //! - until a candidate serves, no action names an instance of the serving generation;
+//! - of a sequence, none begins before the one before it is upgraded, or waits for the others;
 //! - each upgrade is concluded exactly once, and every state it can wait in has a deadline;
 //! - all state derives serde: an intent is in it before the shell sees the action.
 
 pub mod event;
 pub mod id;
 pub mod instance;
+pub mod order;
 pub mod policy;
+pub mod sequence;
 pub mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 pub use event::{Action, Admission, Event, Exit, Hook, InstanceEvent, Kind, Outcome, Reason, Refusal, Step, Verdict};
 pub use id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, Time, UpgradeId};
 pub use policy::{Backoff, CanaryStep, FirstFailure, Hooks, Policy, Readiness, Strategy};
+use sequence::Sequence;
+pub use sequence::Together;
 use service::{Outbox, Purpose, Request, Service};
 
 /// The whole machine: every service of one supervisor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Core {
     services: BTreeMap<ServiceId, Service>,
+    /// The number of the next service, where that is not the one after the last.
+    #[serde(default)]
+    next_service: u32,
+    /// Upgrades of several services: those in progress, and those that wait for them.
+    #[serde(default)]
+    sequences: VecDeque<Sequence>,
+    /// Services that are not wanted any more.
+    #[serde(default)]
+    leaving: BTreeSet<ServiceId>,
     next_upgrade: u64,
     ending: Option<Outcome>,
     finished: bool,
@@ -47,7 +62,9 @@ impl Core {
 
     /// Adds a service whose first generation will be `next`. It does nothing until an upgrade is requested.
     pub fn add_service(&mut self, next: Generation, first_failure: FirstFailure) -> ServiceId {
-        let id = ServiceId(self.services.keys().last().map_or(0, |last| last.0 + 1));
+        let after_last = self.services.keys().last().map_or(0, |last| last.0 + 1);
+        let id = ServiceId(self.next_service.max(after_last));
+        self.next_service = id.0 + 1;
         self.services.insert(id, Service::new(id, next, first_failure));
         id
     }
@@ -90,13 +107,21 @@ impl Core {
         if self.ending.is_some() {
             return Err(Refusal::Stopping);
         }
+        if self.leaving.contains(&service) {
+            return Err(Refusal::Stopping);
+        }
         let fresh = UpgradeId(self.next_upgrade);
+        let waits = kind == Kind::Start && !self.is_its_turn(service);
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
-        let admission = target.request(now, Request { id: fresh, kind, to }, &mut self.out)?;
+        let request = Request { id: fresh, kind, to, together: false };
+        let admission = match waits {
+            true => target.hold_start(now, request)?,
+            false => target.request(now, request, &mut self.out)?,
+        };
         if admission.upgrade() == fresh {
             self.next_upgrade += 1;
         }
-        self.finish_if_done();
+        self.go_on(now);
         Ok(admission)
     }
 
@@ -106,7 +131,15 @@ impl Core {
     /// When there is none that can be.
     pub fn abort(&mut self, now: Time, service: ServiceId) -> Result<UpgradeId, Refusal> {
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
-        target.abort(now, &mut self.out)
+        let aborted = match target.abort(now, &mut self.out) {
+            Err(Refusal::NothingInFlight) => {
+                let waiting = self.withdraw(service, Verdict::Aborted, &Reason::AbortedByOperator);
+                waiting.ok_or(Refusal::NothingInFlight)
+            }
+            aborted => aborted,
+        };
+        self.go_on(now);
+        aborted
     }
 
     /// Ends the canary step that waits: the next one begins, or all of the traffic moves, which is what comes after the
@@ -116,7 +149,9 @@ impl Core {
     /// When none waits.
     pub fn promote(&mut self, now: Time, service: ServiceId, full: bool) -> Result<UpgradeId, Refusal> {
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
-        target.promote(now, full, &mut self.out)
+        let promoted = target.promote(now, full, &mut self.out);
+        self.go_on(now);
+        promoted
     }
 
     /// Gives a service so many instances, at least one, and says which generation has them.
@@ -135,11 +170,12 @@ impl Core {
     pub fn stop_service(&mut self, now: Time, service: ServiceId) -> Result<(), Refusal> {
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
         target.stop(now, &mut self.out);
-        self.finish_if_done();
+        self.withdraw(service, Verdict::Aborted, &Reason::Stopping);
+        self.go_on(now);
         Ok(())
     }
 
-    /// Ends everything gracefully, then the supervisor.
+    /// Ends everything gracefully, each service once those that come after it have ended, then the supervisor.
     pub fn stop(&mut self, now: Time) {
         self.end(now, Outcome::Stopped);
     }
@@ -148,8 +184,10 @@ impl Core {
     pub fn kill(&mut self, now: Time) {
         self.end(now, Outcome::Stopped);
         for service in self.services.values_mut() {
+            service.stop(now, &mut self.out);
             service.kill(now, &mut self.out);
         }
+        self.go_on(now);
     }
 
     /// Takes note of something that happened.
@@ -200,10 +238,7 @@ impl Core {
                 }
             }
         }
-        if self.ending.is_none() && self.services.values().any(|service| service.never_started) {
-            self.end(now, Outcome::NeverStarted);
-        }
-        self.finish_if_done();
+        self.go_on(now);
     }
 
     /// The shell that was asked is gone, and another one has taken the machine over: whatever was not answered is asked
@@ -224,8 +259,8 @@ impl Core {
         for service in self.services.values_mut() {
             service.give_up_poisoned(now, deaths, &mut self.out);
         }
+        self.go_on(now);
         self.ask_again(now);
-        self.finish_if_done();
     }
 
     /// When the machine wants an [`Event::Tick`] at the latest.
@@ -241,8 +276,25 @@ impl Core {
 
     fn end(&mut self, now: Time, outcome: Outcome) {
         self.ending.get_or_insert(outcome);
+        self.withdraw_all();
+        self.stop_in_turn(now);
         for service in self.services.values_mut() {
-            service.stop(now, &mut self.out);
+            service.close(now, &mut self.out);
+        }
+        self.go_on(now);
+    }
+
+    /// What has happened to one service may be what another waits for.
+    fn go_on(&mut self, now: Time) {
+        if self.ending.is_none() && self.services.values().any(|service| service.never_started) {
+            return self.end(now, Outcome::NeverStarted);
+        }
+        loop {
+            let verdicts = self.out.take_verdicts();
+            let moved = self.go_on_with_sequence(now, &verdicts);
+            if !(self.start_in_turn(now) | self.stop_in_turn(now) | moved) {
+                break;
+            }
         }
         self.finish_if_done();
     }

@@ -16,6 +16,11 @@ pub const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a canary step waits for somebody to promote it, where it waits for that.
 pub const PROMOTE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a candidate that is ready waits for those that are to be switched with it. Each of them has deadlines of its
+/// own: this is for the case that they are promoted by hand.
+pub const HOLD_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long a first start waits for those that come before it to serve. Then it begins all the same.
+pub const TURN_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// How much longer than the time it may take a hook is waited for: ending it takes a moment.
 pub const HOOK_GRACE: Duration = Duration::from_secs(10);
 /// How far ahead a process may move its deadline at once. It may ask again, and must go on living to do so.

@@ -3,7 +3,8 @@
 //! ```text
 //!                         every instance ready          soak over            weights set
 //!  Pin ──► (new) Starting ─────────────────► Soaking ─────────► Switching ─────────► Serving
-//!               │                               │ canary          ▲ │                   │
+//!               │                               │ └─► Held ─────► ▲ │                   │
+//!               │                               │ canary          │ │                   │
 //!               │                               └──► Stepping ────┘ │                   │
 //!               │ a few at a time                       │ last step │                   │ superseded, stopped
 //!               └──────────────► Rolling ───────────────│──► all ───┤                   ├────────► Standby
@@ -15,7 +16,7 @@
 //!               └──────────────────────── no process left: forgotten ───────────────────┘
 //! ```
 //!
-//! - *Starting*, *Soaking*, *Stepping*, *Rolling* and *Switching* are the candidate; there is at most one.
+//! - *Starting*, *Soaking*, *Held*, *Stepping*, *Rolling* and *Switching* are the candidate; there is at most one.
 //! - *Serving* is the generation that the service is committed to; there is at most one. It stays Serving while its
 //!   processes are restarted after a crash: whether any is ready is another question ([`Generation::is_up`]).
 //! - Until the candidate is Serving, nothing is done to the serving generation: no action names its instances. The
@@ -24,10 +25,12 @@
 //!   (or is dead, or stands by). What drains afterwards is nobody's verdict.
 //! - A candidate that is given up is Ending at once, and the verdict falls; only where it had replaced something, it is
 //!   Retreating first, and the verdict falls when that serves again.
+//! - *Held* is a candidate that is switched to together with those of other services ([`super::sequence`]), once all of
+//!   them are.
 //! - *Standby* is a generation that a rollback switches back to: Standby, Switching, Serving.
 //! - While nothing serves there is nothing to protect: a candidate switches as soon as it is ready, without soak.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,7 +64,7 @@ pub struct Service {
     pub generations: BTreeMap<Number, Generation>,
     /// The upgrade in flight.
     pub upgrade: Option<Upgrade>,
-    /// Upgrades that wait for it, at most one of a kind.
+    /// Upgrades that wait for it, at most one of a kind beside those of sequences.
     pub queue: VecDeque<Request>,
     /// The release of the latest generation that served.
     pub pinned: Option<(ReleaseId, Policy)>,
@@ -71,6 +74,15 @@ pub struct Service {
     /// The number of instances that an operator chose, while it differs from the config's.
     #[serde(default)]
     pub scaled: Option<Scaled>,
+    /// Those that it starts after, and ends before.
+    #[serde(default)]
+    pub(super) after: BTreeSet<ServiceId>,
+    /// Its first start waits until those serve; until when, at most.
+    #[serde(default)]
+    pub(super) held_until: Option<Time>,
+    /// It was added while others ran, and the upgrade that is to start it is not over.
+    #[serde(default)]
+    pub(super) fresh: bool,
     /// Whether it is meant to run.
     pub purpose: Purpose,
     /// The number of the next generation.
@@ -106,6 +118,9 @@ pub struct Request {
     pub kind: Kind,
     /// For [`Kind::Rollback`]: the generation to go back to; the one before without it.
     pub to: Option<Number>,
+    /// It succeeds with others, or not at all.
+    #[serde(default)]
+    pub(super) together: bool,
 }
 
 /// The upgrade in flight.
@@ -129,6 +144,15 @@ pub struct Upgrade {
     /// The verdict that is certain and has not fallen: what was replaced is on its way back.
     #[serde(default)]
     outcome: Option<(Verdict, Reason)>,
+    /// It succeeds with others, or not at all.
+    #[serde(default)]
+    together: bool,
+}
+
+impl Upgrade {
+    fn new(id: UpgradeId, kind: Kind, phase: Phase) -> Self {
+        Self { id, kind, phase, lineage: None, again: None, clear_by: None, outcome: None, together: false }
+    }
 }
 
 /// How far an upgrade is.
@@ -166,6 +190,9 @@ impl Service {
             pinned: None,
             kept: Vec::new(),
             scaled: None,
+            after: BTreeSet::new(),
+            held_until: None,
+            fresh: false,
             purpose: Purpose::Run,
             next,
             never_started: false,

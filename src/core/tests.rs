@@ -1,6 +1,6 @@
 //! The machine alone. `instance` has the table of one process, `upgrade` the scenes of one
-//! upgrade, `strategies` those of each way to do it, `random` compares
-//! the machine with a small independent model over random orders of events.
+//! upgrade, `strategies` those of each way to do it, `several` those of several services, `random` compares the machine
+//! with a small independent model over random orders of events.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use super::*;
 
 mod instance;
 mod random;
+mod several;
 mod strategies;
 mod upgrade;
 

@@ -53,6 +53,7 @@ impl Supervisor {
                     self.releases.remove(&release);
                     self.unwatch_unused();
                 }
+                Action::Remove(service) => self.remove(service),
                 Action::Finish(outcome) => self.finish(outcome),
             }
         }
@@ -540,6 +541,16 @@ impl Supervisor {
     pub(super) fn serving(&self, service: ServiceId) -> Option<Generation> {
         let serving = self.core.services().get(&service)?.serving()?;
         serving.is_up().then_some(serving.number)
+    }
+
+    /// A service is no more: its listeners are closed as soon as nothing else holds them.
+    fn remove(&mut self, service: ServiceId) {
+        self.survival.stale = true;
+        let Some(mut gone) = self.services.remove(&service) else { return };
+        tracing::info!(service = gone.name, "removed, and its listeners are closed");
+        let stored = gone.store.clear(&mut self.poller);
+        self.close(stored);
+        self.unwatch_unused();
     }
 
     fn finish(&mut self, outcome: Outcome) {

@@ -594,6 +594,7 @@ impl Supervisor {
                     Role::Draining | Role::Ending => leaving.push(format!("{name} (draining)")),
                     Role::Starting
                     | Role::Soaking { .. }
+                    | Role::Held { .. }
                     | Role::Rolling { .. }
                     | Role::Stepping { .. }
                     | Role::Switching => coming.push(format!("{name} (starting)")),
@@ -649,6 +650,7 @@ impl Supervisor {
             for generation in service.generations.values().rev() {
                 let what = match generation.role {
                     Role::Starting => "starting".into(),
+                    Role::Held { .. } => "ready, waiting for the others".into(),
                     Role::Soaking { until } => format!("soaking, {} left", spoken(until.since(now))),
                     Role::Rolling { .. } => {
                         format!("replacing, {} of {} ready", generation.available(), generation.seats.len())

@@ -149,6 +149,7 @@ fn generation(
             Role::Stepping { .. } => GenerationState::Canary,
             Role::Standby { .. } => GenerationState::Standby,
             Role::Retreating => GenerationState::Retreating,
+            Role::Held { .. } => GenerationState::Held,
             Role::Soaking { .. } | Role::Switching => GenerationState::Soaking,
             Role::Serving if generation.is_up() => GenerationState::Serving,
             Role::Serving if generation.is_given_up() => GenerationState::Failed,

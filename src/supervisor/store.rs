@@ -115,7 +115,12 @@ impl Standing {
                 State::Preparing { .. } | State::Launching { .. } | State::Starting { .. } | State::Proving { .. },
             )
             | (
-                Role::Starting | Role::Soaking { .. } | Role::Rolling { .. } | Role::Stepping { .. } | Role::Switching,
+                Role::Starting
+                | Role::Soaking { .. }
+                | Role::Held { .. }
+                | Role::Rolling { .. }
+                | Role::Stepping { .. }
+                | Role::Switching,
                 _,
             ) => Self::Candidate,
         }

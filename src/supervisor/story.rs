@@ -13,6 +13,8 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Spawned { .. } => "spawned",
         Step::Ready { .. } => "ready",
         Step::Soaking { .. } => "soaking",
+        Step::Held { .. } => "held",
+        Step::TakingBack { .. } => "taking-back",
         Step::SwitchingBack { .. } => "switching-back",
         Step::Rolled { .. } => "rolled",
         Step::Weighted { .. } => "weighted",
@@ -32,6 +34,7 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Retrying { .. } => "retrying",
         Step::GaveUp { .. } => "gave-up",
         Step::Drained { .. } => "drained",
+        Step::Leaving { .. } => "leaving",
         Step::Stopped => "stopped",
     }
 }
@@ -39,9 +42,10 @@ pub(super) fn name(step: &Step) -> &'static str {
 /// The generation that a step is about.
 pub(super) fn generation(step: &Step) -> Option<Generation> {
     match step {
-        Step::Pinning | Step::Stopped => None,
+        Step::Pinning | Step::TakingBack { .. } | Step::Leaving { .. } | Step::Stopped => None,
         Step::Starting { generation }
         | Step::Soaking { generation, .. }
+        | Step::Held { generation }
         | Step::SwitchingBack { generation }
         | Step::Rolled { generation, .. }
         | Step::Weighted { generation, .. }
@@ -75,6 +79,10 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
         Step::Spawned { .. } => format!("spawned as {}, waiting for it to be ready", process()),
         Step::Ready { after, .. } => format!("ready after {}", spoken(*after)),
         Step::Soaking { span, .. } => format!("soaking for {}", spoken(*span)),
+        Step::Held { .. } => "ready, and waits for the others to be switched with it".into(),
+        Step::TakingBack { upgrade } => {
+            format!("upgrade #{upgrade} is taken back, since another of the same request failed")
+        }
         Step::SwitchingBack { .. } => "switching back to it, which stands by".into(),
         Step::Rolled { ready, of, .. } => format!("{ready} of {of} instances ready, and part of the traffic"),
         Step::Weighted { weight, hold: Some(hold), .. } => {
@@ -105,6 +113,7 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
             format!("{reason}; given up after {failures} failures in a row: listeners stay bound, nothing answers")
         }
         Step::Drained { .. } => "gone".into(),
+        Step::Leaving { reason } => format!("{reason}: it is stopped, then its listeners are closed"),
         Step::Stopped => "stopped".into(),
     }
 }

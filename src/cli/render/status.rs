@@ -119,6 +119,7 @@ fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationSt
         GenerationState::Serving => Style::good,
         GenerationState::Starting
         | GenerationState::Soaking
+        | GenerationState::Held
         | GenerationState::Rolling
         | GenerationState::Canary
         | GenerationState::Standby
@@ -172,6 +173,7 @@ fn generation_state(state: GenerationState) -> &'static str {
     match state {
         GenerationState::Starting => "starting",
         GenerationState::Soaking => "soaking",
+        GenerationState::Held => "held",
         GenerationState::Rolling => "rolling",
         GenerationState::Canary => "canary",
         GenerationState::Standby => "standby",

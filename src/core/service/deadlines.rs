@@ -3,7 +3,7 @@
 use super::super::event::{Reason, Verdict};
 use super::super::id::{Generation as Number, InstanceId, Time};
 use super::super::instance::Instance;
-use super::super::policy::{PIN_TIMEOUT, SWITCH_TIMEOUT};
+use super::super::policy::{HOLD_TIMEOUT, PIN_TIMEOUT, SWITCH_TIMEOUT};
 use super::{Generation, Outbox, Phase, Role, Service, Upgrade};
 
 impl Service {
@@ -20,7 +20,7 @@ impl Service {
             let retries = generation.seats.iter().filter_map(|seat| seat.retry_at);
             own.chain(retries).chain(generation.instances.values().filter_map(Instance::deadline))
         });
-        generations.chain(upgrade).filter(|time| *time != Time(u64::MAX)).min()
+        generations.chain(upgrade).chain(self.held_until).filter(|time| *time != Time(u64::MAX)).min()
     }
 
     pub(in crate::core) fn expire(&mut self, now: Time, out: &mut Outbox) {
@@ -75,6 +75,9 @@ impl Service {
         match role {
             _ if !over => {}
             Role::Soaking { .. } => self.soaked(now, number, out),
+            Role::Held { .. } => {
+                self.give_up(now, Verdict::RolledBack, Reason::HeldTooLong(HOLD_TIMEOUT), out);
+            }
             Role::Rolling { .. } => self.roll(now, out),
             Role::Stepping { step, .. } => self.held(now, number, step, out),
             Role::Standby { .. } => self.stand_down(now, number, out),
@@ -96,7 +99,7 @@ impl Generation {
     /// When its part changes by itself.
     fn role_until(&self) -> Option<Time> {
         match self.role {
-            Role::Soaking { until } | Role::Standby { until } => Some(until),
+            Role::Soaking { until } | Role::Held { until } | Role::Standby { until } => Some(until),
             // What waits for more than time is asked about again when that has come.
             Role::Rolling { gate } => gate.filter(|_| self.hook.is_none() && self.is_batch_ready()),
             Role::Stepping { until, .. } => until,

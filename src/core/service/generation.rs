@@ -56,6 +56,11 @@ pub enum Role {
         /// Until when.
         until: Time,
     },
+    /// The candidate is ready and has stayed up, and waits for those that it is to be switched with.
+    Held {
+        /// Until when.
+        until: Time,
+    },
     /// The candidate takes over from the serving generation, a few instances at a time.
     Rolling {
         /// Those that are ready by now must stay up until then before they take part.

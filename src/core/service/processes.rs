@@ -62,6 +62,7 @@ impl Service {
                 match role {
                     Role::Starting
                     | Role::Soaking { .. }
+                    | Role::Held { .. }
                     | Role::Rolling { .. }
                     | Role::Stepping { .. }
                     | Role::Switching => self.give_up_for(now, id, reason, out),
@@ -77,6 +78,7 @@ impl Service {
                 match role {
                     Role::Starting
                     | Role::Soaking { .. }
+                    | Role::Held { .. }
                     | Role::Rolling { .. }
                     | Role::Stepping { .. }
                     | Role::Switching => self.give_up_for(now, id, reason, out),
@@ -131,7 +133,12 @@ impl Service {
     fn is_candidates(&self, id: InstanceId) -> bool {
         let generation = self.generations.get(&id.generation);
         generation.is_some_and(|generation| match generation.role {
-            Role::Starting | Role::Soaking { .. } | Role::Rolling { .. } | Role::Stepping { .. } | Role::Switching => {
+            Role::Starting
+            | Role::Soaking { .. }
+            | Role::Held { .. }
+            | Role::Rolling { .. }
+            | Role::Stepping { .. }
+            | Role::Switching => {
                 // One that was replaced or is superfluous is no news.
                 generation.seats.iter().any(|seat| seat.instance == Some(id.number))
             }
@@ -144,7 +151,7 @@ impl Service {
     fn give_up_for(&mut self, now: Time, id: InstanceId, reason: Reason, out: &mut Outbox) {
         let replaced = self.serving().is_some_and(|serving| serving.seats.iter().any(|seat| seat.parked));
         let proved = self.generations.get(&id.generation).is_some_and(|generation| match generation.role {
-            Role::Soaking { .. } | Role::Stepping { .. } | Role::Switching => true,
+            Role::Soaking { .. } | Role::Held { .. } | Role::Stepping { .. } | Role::Switching => true,
             Role::Rolling { gate } => replaced || gate.is_some(),
             Role::Starting
             | Role::Serving
@@ -171,7 +178,12 @@ impl Service {
         let service = self.id;
         let Some(generation) = self.generations.get_mut(&id.generation) else { return };
         match generation.role {
-            Role::Starting | Role::Soaking { .. } | Role::Rolling { .. } | Role::Stepping { .. } | Role::Switching => {
+            Role::Starting
+            | Role::Soaking { .. }
+            | Role::Held { .. }
+            | Role::Rolling { .. }
+            | Role::Stepping { .. }
+            | Role::Switching => {
                 let reason = match loss {
                     Loss::Died(exit) if ready_for.is_some() => Reason::ExitedInSoak(exit),
                     Loss::Died(exit) => Reason::ExitedBeforeReady(exit),

@@ -1,5 +1,7 @@
 //! Which releases may still be run: that of what serves, those of former generations that may be gone back to.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::id::{Generation as Number, ReleaseId};
@@ -65,7 +67,9 @@ impl Service {
     pub(super) fn pin(&mut self, number: Number, out: &mut Outbox) {
         let Some(generation) = self.generations.get(&number) else { return };
         let (release, lineage, policy) = (generation.release, generation.lineage, generation.policy.clone());
-        let keep = policy.keep_releases as usize + 1;
+        // What may have to be taken back is not let go of.
+        let together = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.together);
+        let keep = policy.keep_releases.max(u32::from(together)) as usize + 1;
         let before = self.pinned.replace((release, policy)).map(|(before, _)| before);
         let (mut let_go, kept) = std::mem::take(&mut self.kept).into_iter().partition(|kept| kept.lineage == lineage);
         self.kept = kept;
@@ -85,6 +89,13 @@ impl Service {
         if !self.needs(release) {
             out.push(Action::Discard(release));
         }
+    }
+
+    /// Every release that may still be run, once each.
+    pub(in crate::core) fn releases(&self) -> BTreeSet<ReleaseId> {
+        let own = self.generations.values().map(|generation| generation.release);
+        let pinned = self.pinned.iter().map(|(release, _)| *release);
+        own.chain(pinned).chain(self.kept.iter().map(|kept| kept.release)).collect()
     }
 
     /// Whether a release may still be run.

@@ -2,6 +2,7 @@
 
 use super::super::event::{Admission, Kind, Reason, Refusal, Step, Verdict};
 use super::super::id::{Generation as Number, Time, UpgradeId};
+use super::super::policy::TURN_TIMEOUT;
 use super::generation::{Role, Seat, count};
 use super::{Action, Outbox, Phase, Purpose, Request, Scaled, Service};
 
@@ -16,17 +17,78 @@ impl Service {
             return Err(Refusal::Stopping);
         }
         self.purpose = Purpose::Run;
+        let same = |other: &&Request| (other.kind, other.to) == (request.kind, request.to);
+        match self.queue.iter().find(same).filter(|_| !self.is_idle()) {
+            Some(queued) => Ok(Admission::Joined(queued.id)),
+            None => self.enqueue(now, request, out),
+        }
+    }
+
+    /// The same, and shares it with nobody.
+    pub(in crate::core) fn enqueue(
+        &mut self,
+        now: Time,
+        request: Request,
+        out: &mut Outbox,
+    ) -> Result<Admission, Refusal> {
+        if self.purpose == Purpose::Stop {
+            return Err(Refusal::Stopping);
+        }
+        self.purpose = Purpose::Run;
         let id = request.id;
-        if self.upgrade.is_none() {
+        if self.is_idle() {
             self.begin(now, request, out);
             return Ok(Admission::Begun(id));
         }
-        let same = |other: &&Request| (other.kind, other.to) == (request.kind, request.to);
-        if let Some(queued) = self.queue.iter().find(same) {
-            return Ok(Admission::Joined(queued.id));
-        }
         self.queue.push_back(request);
         Ok(Admission::Queued(id))
+    }
+
+    /// A first start that waits until it is its turn.
+    pub(in crate::core) fn hold_start(&mut self, now: Time, request: Request) -> Result<Admission, Refusal> {
+        if !self.is_idle() || self.purpose == Purpose::Stop {
+            return Err(Refusal::Stopping);
+        }
+        self.purpose = Purpose::Run;
+        self.held_until = Some(now.after(TURN_TIMEOUT));
+        self.queue.push_back(request);
+        Ok(Admission::Queued(request.id))
+    }
+
+    /// It is its turn.
+    pub(in crate::core) fn start_held(&mut self, now: Time, out: &mut Outbox) {
+        if self.held_until.take().is_some() {
+            self.next_in_queue(now, out);
+        }
+    }
+
+    /// An upgrade that was to succeed together with this other one is given up, or not begun. Whether it is on its way to
+    /// that only now.
+    pub(in crate::core) fn give_up_together(
+        &mut self,
+        now: Time,
+        id: UpgradeId,
+        (upgrade, verdict): (UpgradeId, Verdict),
+        out: &mut Outbox,
+    ) -> bool {
+        if let Some(place) = self.queue.iter().position(|request| request.id == id) {
+            self.queue.remove(place);
+            self.conclude(id, Verdict::Refused, Some(Reason::NotBegun { upgrade, verdict }), out);
+            return true;
+        }
+        let own = self.upgrade.as_ref().filter(|own| own.id == id);
+        match own.map(|own| own.phase) {
+            Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
+                self.give_up(now, Verdict::Aborted, Reason::NotAlone { upgrade, verdict }, out);
+                true
+            }
+            Some(Phase::Telling { .. } | Phase::Returning { .. }) | None => false,
+        }
+    }
+
+    /// Whether a request would begin at once.
+    pub(in crate::core) fn is_idle(&self) -> bool {
+        self.upgrade.is_none() && self.held_until.is_none()
     }
 
     /// Whether there is something to go back to.
@@ -97,15 +159,35 @@ impl Service {
         Ok(number)
     }
 
+    /// It takes no upgrades any more: what is in flight is given up, what waits is not begun. What serves goes on, until
+    /// it is told to stop.
+    pub(in crate::core) fn close(&mut self, now: Time, out: &mut Outbox) {
+        if self.purpose != Purpose::Run {
+            return;
+        }
+        self.clear_queue(out);
+        match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
+            Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
+                self.give_up(now, Verdict::Aborted, Reason::Stopping, out);
+            }
+            Some(Phase::Telling { .. } | Phase::Returning { .. }) | None => {}
+        }
+    }
+
+    fn clear_queue(&mut self, out: &mut Outbox) {
+        self.held_until = None;
+        for request in std::mem::take(&mut self.queue) {
+            self.conclude(request.id, Verdict::Aborted, Some(Reason::Stopping), out);
+        }
+    }
+
     /// Ends every process, gracefully.
     pub(in crate::core) fn stop(&mut self, now: Time, out: &mut Outbox) {
         if self.purpose != Purpose::Run {
             return;
         }
         self.purpose = Purpose::Stop;
-        for request in std::mem::take(&mut self.queue) {
-            self.conclude(request.id, Verdict::Aborted, Some(Reason::Stopping), out);
-        }
+        self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
                 self.give_up(now, Verdict::Aborted, Reason::Stopping, out);

@@ -43,6 +43,7 @@ impl Service {
             Role::Rolling { .. } => part(admitted(candidate).len(), [Some(serving), helper]),
             Role::Starting
             | Role::Soaking { .. }
+            | Role::Held { .. }
             | Role::Serving
             | Role::Standby { .. }
             | Role::Retreating

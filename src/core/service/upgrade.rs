@@ -4,7 +4,7 @@ use super::super::event::{Hook, Kind, Reason, Verdict};
 use super::super::id::{Generation as Number, ReleaseId, ServiceId, Time, UpgradeId};
 use super::super::instance::Instance;
 use super::super::policy::{
-    FirstFailure, KILL_TIMEOUT, PIN_TIMEOUT, PROMOTE_TIMEOUT, Policy, SWITCH_TIMEOUT, Strategy,
+    FirstFailure, HOLD_TIMEOUT, KILL_TIMEOUT, PIN_TIMEOUT, PROMOTE_TIMEOUT, Policy, SWITCH_TIMEOUT, Strategy,
 };
 use super::releases::Former;
 use super::{Action, Generation, Outbox, Phase, Purpose, Request, Role, Scaled, Service, Step, Upgrade};
@@ -13,7 +13,7 @@ impl Service {
     // ---- the release ----------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
-        let (service, Request { id, kind, to }) = (self.id, request);
+        let (service, Request { id, kind, to, together }) = (self.id, request);
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
         let (again, lineage) = match kind {
@@ -29,7 +29,7 @@ impl Service {
             },
         };
         let phase = Phase::Pinning { deadline: now.after(PIN_TIMEOUT) };
-        self.upgrade = Some(Upgrade { id, kind, phase, lineage, again, clear_by: None, outcome: None });
+        self.upgrade = Some(Upgrade { lineage, again, together, ..Upgrade::new(id, kind, phase) });
         out.push(Action::Progress { service, upgrade: Some(id), step: Step::Pinning });
         out.push(Action::Pin { service, upgrade: id, kind, again });
     }
@@ -37,8 +37,7 @@ impl Service {
     /// A rollback to a generation that stands by: all there is to do is the switch.
     fn begin_switch_back(&mut self, now: Time, request: Request, number: Number, out: &mut Outbox) {
         let Request { id, kind, .. } = request;
-        let phase = Phase::Candidate(number);
-        self.upgrade = Some(Upgrade { id, kind, phase, lineage: None, again: None, clear_by: None, outcome: None });
+        self.upgrade = Some(Upgrade::new(id, kind, Phase::Candidate(number)));
         if let Some(generation) = self.generations.get_mut(&number) {
             generation.upgrade = Some(id);
             if let Role::Standby { until } = generation.role {
@@ -114,6 +113,7 @@ impl Service {
             Role::Starting => self.soak(now, number, out),
             Role::Rolling { .. } | Role::Serving | Role::Retreating => self.roll(now, out),
             Role::Soaking { .. }
+            | Role::Held { .. }
             | Role::Stepping { .. }
             | Role::Switching
             | Role::Standby { .. }
@@ -140,7 +140,9 @@ impl Service {
 
     /// When nothing serves any more, a ready candidate takes over without further soak.
     pub(super) fn unprotected(&mut self, now: Time, out: &mut Outbox) {
-        let waits = |candidate: &&Generation| matches!(candidate.role, Role::Soaking { .. } | Role::Stepping { .. });
+        let waits = |candidate: &&Generation| {
+            matches!(candidate.role, Role::Soaking { .. } | Role::Held { .. } | Role::Stepping { .. })
+        };
         let waiting = self.candidate().filter(waits).map(|candidate| candidate.number);
         if let Some(number) = waiting.filter(|_| self.is_unprotected()) {
             self.switch(now, number, out);
@@ -153,15 +155,30 @@ impl Service {
 
     // ---- the traffic ----------------------------------------------------------------------------------------------
 
-    /// The candidate gets the share of a canary's step; all of it after the last one, or where there is none.
+    /// The candidate gets the share of a canary's step; all of it after the last one, or where there is none. One that is
+    /// switched together with others waits for them.
     pub(super) fn step(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
+        let together = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.together);
         let Some(generation) = self.generations.get_mut(&number) else { return };
+        if together && matches!(generation.policy.strategy, Strategy::BlueGreen { .. }) {
+            generation.role = Role::Held { until: now.after(HOLD_TIMEOUT) };
+            let step = Step::Held { generation: number };
+            return out.push(Action::Progress { service: self.id, upgrade: generation.upgrade, step });
+        }
         if canary(&generation.policy).is_none_or(|(steps, _)| step as usize >= steps.len()) {
             return self.switch(now, number, out);
         }
         generation.role = Role::Stepping { step, until: None };
         generation.switch_by = Some(now.after(SWITCH_TIMEOUT));
         self.set_weights(out);
+    }
+
+    /// Those that the candidate is to be switched with are ready too.
+    pub(in crate::core) fn let_switch(&mut self, now: Time, out: &mut Outbox) {
+        let held = self.candidate().filter(|candidate| matches!(candidate.role, Role::Held { .. }));
+        if let Some(number) = held.map(|candidate| candidate.number) {
+            self.switch(now, number, out);
+        }
     }
 
     pub(super) fn switch(&mut self, now: Time, number: Number, out: &mut Outbox) {
@@ -190,6 +207,7 @@ impl Service {
             Role::Stepping { until: Some(_), .. }
             | Role::Starting
             | Role::Soaking { .. }
+            | Role::Held { .. }
             | Role::Rolling { .. }
             | Role::Serving
             | Role::Standby { .. }
@@ -313,9 +331,11 @@ impl Service {
     /// answered nobody.
     pub(in crate::core) fn condemn(&mut self, now: Time, id: UpgradeId, reason: &str, out: &mut Outbox) {
         let answers = |candidate: &&Generation| match candidate.role {
-            Role::Soaking { .. } | Role::Rolling { .. } | Role::Stepping { .. } | Role::Switching => {
-                candidate.upgrade == Some(id) && candidate.is_up()
-            }
+            Role::Soaking { .. }
+            | Role::Held { .. }
+            | Role::Rolling { .. }
+            | Role::Stepping { .. }
+            | Role::Switching => candidate.upgrade == Some(id) && candidate.is_up(),
             Role::Starting
             | Role::Serving
             | Role::Standby { .. }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::strategy::Strategy;
 
+use super::super::policy::TURN_TIMEOUT;
 use super::super::service::Role;
 use super::super::{CanaryStep, Hook, Hooks, Strategy as Way};
 use super::*;
@@ -20,6 +21,7 @@ use super::*;
 struct Model {
     upgrades: BTreeMap<UpgradeId, Upgrade>,
     services: BTreeMap<ServiceId, Service>,
+    sequences: Vec<Line>,
     processes: BTreeMap<InstanceId, Process>,
     /// Those that were pinned and not let go of.
     releases: BTreeSet<ReleaseId>,
@@ -38,6 +40,29 @@ struct Upgrade {
     kind: Kind,
     to: Option<Generation>,
     state: Course,
+    /// It is one of a sequence, or takes one of them back.
+    member: bool,
+    asked_at: Time,
+    verdict: Option<Verdict>,
+    /// Since when the candidate waits for others.
+    held: Option<Time>,
+    /// What served when it began.
+    from: Option<ReleaseId>,
+    /// What takes it back.
+    back: Option<UpgradeId>,
+}
+
+impl Upgrade {
+    fn new(service: ServiceId, kind: Kind, to: Option<Generation>, member: bool, asked_at: Time) -> Self {
+        let (state, verdict, held, from, back) = (Course::Waits, None, None, None, None);
+        Self { service, kind, to, state, member, asked_at, verdict, held, from, back }
+    }
+}
+
+/// Upgrades that follow each other.
+struct Line {
+    atomic: bool,
+    upgrades: Vec<UpgradeId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +87,11 @@ struct Service {
     rolled: usize,
     generations: BTreeMap<Generation, Made>,
     stopping: bool,
+    /// Those that it comes after.
+    after: BTreeSet<ServiceId>,
+    /// One of its processes was given up.
+    gave_up: bool,
+    leaving: bool,
     weights_owed: u32,
     /// When the serving generation last had no process that was ready.
     last_down: Time,
@@ -79,6 +109,9 @@ impl Service {
             rolled: 0,
             generations: BTreeMap::new(),
             stopping: false,
+            after: BTreeSet::new(),
+            gave_up: false,
+            leaving: false,
             weights_owed: 0,
             last_down: Time(0),
         }
@@ -145,14 +178,24 @@ impl Model {
         serving.is_some_and(|number| self.of(service, number).any(Process::is_healthy))
     }
 
-    fn admitted(&mut self, service: ServiceId, (kind, to): (Kind, Option<Generation>), admission: Admission) {
+    fn admitted(
+        &mut self,
+        now: Time,
+        service: ServiceId,
+        (kind, to): (Kind, Option<Generation>),
+        admission: Admission,
+    ) {
         let waiting =
             |up: &Upgrade| up.service == service && (up.kind, up.to) == (kind, to) && up.state == Course::Waits;
         let id = admission.upgrade();
         match admission {
             Admission::Begun(_) => assert_eq!(self.services[&service].in_flight, None, "two upgrades in flight"),
             Admission::Queued(_) => {
-                assert!(self.services[&service].in_flight.is_some(), "it waits for nothing");
+                let starts =
+                    |up: &Upgrade| up.service == service && up.kind == Kind::Start && up.state == Course::Waits;
+                let start = kind == Kind::Start || self.upgrades.values().any(starts);
+                assert!(start || self.services[&service].in_flight.is_some(), "it waits for nothing");
+                let waiting = |up: &Upgrade| waiting(up) && !up.member;
                 assert!(!self.upgrades.values().any(waiting), "another of its kind waits already");
             }
             Admission::Joined(_) => {
@@ -160,9 +203,85 @@ impl Model {
                 return;
             }
         }
-        let before = self.upgrades.insert(id, Upgrade { service, kind, to, state: Course::Waits });
+        let before = self.upgrades.insert(id, Upgrade::new(service, kind, to, false, now));
         assert!(before.is_none(), "upgrade {id} exists already");
         self.services.get_mut(&service).expect("it was admitted").stopping = false;
+    }
+
+    fn admitted_in_order(&mut self, now: Time, asked: &Together, admissions: &[(ServiceId, Admission)]) {
+        let services: Vec<ServiceId> = admissions.iter().map(|(service, _)| *service).collect();
+        assert_eq!(services, asked.services);
+        let upgrades: Vec<UpgradeId> = admissions.iter().map(|(_, admission)| admission.upgrade()).collect();
+        let Some(line) = self.sequences.iter().find(|line| line.upgrades == upgrades) else {
+            for (service, admission) in admissions {
+                assert!(!matches!(admission, Admission::Joined(_)));
+                let up = Upgrade::new(*service, asked.kind, None, true, now);
+                assert!(self.upgrades.insert(admission.upgrade(), up).is_none(), "its number was given out before");
+                self.services.get_mut(service).expect("it was admitted").stopping = false;
+            }
+            return self.sequences.push(Line { atomic: asked.atomic, upgrades });
+        };
+        assert_eq!(line.atomic, asked.atomic);
+        let waits = |(_, admission): &(ServiceId, Admission)| matches!(admission, Admission::Joined(id) if self.upgrades[id].verdict.is_none());
+        // One of them may have been aborted or stopped before its turn.
+        assert!(admissions.iter().any(waits), "it joined one that has begun");
+    }
+
+    /// Those before it in its sequence are upgraded, or wait for it.
+    fn is_its_turn(&self, id: UpgradeId) {
+        let Some(line) = self.sequences.iter().find(|line| line.upgrades.contains(&id)) else { return };
+        for earlier in line.upgrades.iter().take_while(|earlier| **earlier != id) {
+            let up = &self.upgrades[earlier];
+            let held = line.atomic && up.held.is_some() && up.verdict.is_none();
+            assert!(held || up.verdict == Some(Verdict::Upgraded), "{id} begins before {earlier} has its verdict");
+        }
+    }
+
+    /// What is switched together is switched once all of it is ready, unless it was needed before.
+    fn are_all_ready(&self, id: UpgradeId) {
+        let Some(since) = self.upgrades[&id].held else { return };
+        let needed = self.services[&self.upgrades[&id].service].last_down >= since;
+        let line = self.sequences.iter().find(|line| line.upgrades.contains(&id)).expect("it waits for others");
+        let ready = |other: &UpgradeId| {
+            let up = &self.upgrades[other];
+            up.verdict == Some(Verdict::Upgraded) || (up.held.is_some() && up.verdict.is_none())
+        };
+        assert!(needed || line.upgrades.iter().all(ready), "{id} is switched before the others are ready");
+    }
+
+    /// What started before it serves, as far as it can.
+    fn may_start(&self, now: Time, id: UpgradeId) {
+        let up = &self.upgrades[&id];
+        if up.kind != Kind::Start || now >= up.asked_at.after(TURN_TIMEOUT) {
+            return;
+        }
+        for earlier in &self.services[&up.service].after {
+            let other = &self.services[earlier];
+            let serves = self.is_up(*earlier) || other.gave_up || other.stopping;
+            assert!(serves, "{id} starts before {earlier:?} serves");
+        }
+    }
+
+    /// Whether anything is left of what comes after a service, or of those of it that leave.
+    fn is_needed(&self, service: ServiceId, leaving: bool) -> bool {
+        let later = self.services.iter().filter(|(_, other)| other.after.contains(&service));
+        let mut later = later.filter(|(_, other)| !leaving || other.leaving);
+        later.any(|(later, _)| self.processes.iter().any(|(id, it)| id.service == *later && !it.gone))
+    }
+
+    /// What all of a sequence or none of it was to be is so.
+    fn is_all_or_none(&self, line: &Line) {
+        let failed = line.upgrades.iter().any(|id| self.upgrades[id].verdict != Some(Verdict::Upgraded));
+        if !line.atomic || !failed || self.ending {
+            return;
+        }
+        for id in &line.upgrades {
+            let up = &self.upgrades[id];
+            let made = self.services[&up.service].generations.values().find(|made| made.by == *id);
+            let same = made.is_some_and(|made| Some(made.release) == up.from);
+            let undone = up.back.is_some() || up.from.is_none() || same;
+            assert!(up.verdict != Some(Verdict::Upgraded) || undone, "{id} is not taken back");
+        }
     }
 
     /// What is said to the machine, before it hears it.
@@ -226,19 +345,23 @@ impl Model {
             Action::Pin { upgrade, .. }
                 if self.succeeded && self.upgrades.get(upgrade).is_some_and(|up| up.state == Course::Runs) => {}
             Action::Pin { service, upgrade, kind, .. } => {
-                let first = self.upgrades.iter().find(|(_, up)| up.service == *service && up.state == Course::Waits);
-                assert_eq!(first.map(|(id, _)| id), Some(upgrade), "it is not its turn");
+                self.is_first(*service, *upgrade);
+                self.is_its_turn(*upgrade);
+                self.may_start(now, *upgrade);
                 let up = self.upgrades.get_mut(upgrade).expect("it was admitted");
-                assert_eq!((up.service, up.kind), (*service, *kind));
+                assert_eq!((up.service, up.kind, up.state), (*service, *kind, Course::Waits));
                 up.state = Course::Runs;
                 let service = self.services.get_mut(service).expect("it exists");
+                up.from = service.serving.map(|serving| service.generations[&serving].release);
                 assert_eq!(service.in_flight.replace(*upgrade), None, "two upgrades in flight");
                 assert!(!service.stopping);
                 (service.returning, service.rolled) = (None, 0);
             }
             Action::Prepare { instance, release } => {
-                let service = self.services.get_mut(&instance.service).expect("it exists");
-                assert!(!service.stopping && !self.ended_before, "a process is started while everything ends");
+                let service = &self.services[&instance.service];
+                let restarts = service.serving == Some(instance.generation) && self.is_needed(instance.service, false);
+                let ends = service.stopping || (self.ended_before && !restarts);
+                assert!(!ends, "a process is started while everything ends");
                 assert!(self.releases.contains(release), "{release} was let go of");
                 assert_eq!(service.generations[&instance.generation].release, *release);
                 let watchdog = service.generations[&instance.generation].policy.watchdog;
@@ -249,7 +372,9 @@ impl Model {
                 self.is_not_too_many(instance);
             }
             Action::Launch(id) => {
-                assert!(!self.services[&id.service].stopping && !self.ended_before, "a process is started at the end");
+                let service = &self.services[&id.service];
+                let restarts = service.serving == Some(id.generation) && self.is_needed(id.service, false);
+                assert!(!service.stopping && (!self.ended_before || restarts), "a process is started at the end");
                 assert!(!self.processes[id].ended);
             }
             Action::SetWeights { service, weights } => {
@@ -259,6 +384,7 @@ impl Model {
             Action::RunHook { service, generation, hook, .. } => self.hooked(*service, *generation, *hook),
             Action::Stop(id) => {
                 self.protected(id, action);
+                self.is_not_needed(id);
                 self.is_enough_without(id);
                 self.processes.get_mut(id).expect("it exists").stop_wanted = true;
             }
@@ -286,7 +412,7 @@ impl Model {
                 let (release, policy) = pinned[&by].clone();
                 service.generations.insert(*generation, Made { by, release, policy });
             }
-            Action::Progress { service, step, .. } => self.tells(now, *service, step),
+            Action::Progress { service, upgrade, step } => self.tells(now, *service, *upgrade, step),
             Action::Conclude { service, upgrade, verdict, reason } => {
                 self.concludes(*service, *upgrade, *verdict, reason.as_ref());
             }
@@ -296,6 +422,13 @@ impl Model {
                     let runs = self.services[&id.service].generations[&id.generation].release == *release;
                     assert!(!runs || process.gone, "{release} is let go of while {id:?} runs it");
                 }
+            }
+            Action::Remove(id) => {
+                assert!(self.services[id].leaving, "{id:?} is removed and wanted");
+                let left = self.processes.iter().any(|(process, it)| process.service == *id && !it.gone);
+                assert!(!left, "{id:?} is removed, and a process is left");
+                let over = |up: &Upgrade| up.service != *id || up.state == Course::Over;
+                assert!(self.upgrades.values().all(over), "{id:?} is removed, and an upgrade has no verdict");
             }
             Action::Finish(_) => {
                 self.finished = true;
@@ -310,9 +443,27 @@ impl Model {
     /// Guarantee 2: as long as it is the serving generation and not itself at fault, nothing is done to it.
     fn protected(&self, id: &InstanceId, action: &Action) {
         let service = &self.services[&id.service];
-        let serves = service.serving == Some(id.generation) && !service.stopping && !self.ending;
+        let ends = service.stopping || service.leaving || self.ending;
+        let serves = service.serving == Some(id.generation) && !ends;
         let named = self.pace(id.service).is_none() && self.processes[id].is_available();
         assert!(!serves || !named, "{action:?} names the serving generation");
+    }
+
+    /// It is not told to stop before those that come after it have ended.
+    fn is_not_needed(&self, id: &InstanceId) {
+        let service = &self.services[&id.service];
+        let serves = service.serving == Some(id.generation) && self.processes[id].is_available();
+        let ends = (self.ending && !self.hurried) || service.leaving;
+        if serves && ends && !service.stopping && self.pace(id.service).is_none() {
+            assert!(!self.is_needed(id.service, !self.ending), "{id:?} is told to stop before its turn");
+        }
+    }
+
+    /// Those that wait for a service begin in the order in which they were asked for, beside those of sequences.
+    fn is_first(&self, service: ServiceId, upgrade: UpgradeId) {
+        let waits = |up: &Upgrade| up.service == service && up.state == Course::Waits && !up.member;
+        let first = self.upgrades.iter().find(|(_, up)| waits(up)).map(|(id, _)| *id);
+        assert!(self.upgrades[&upgrade].member || first == Some(upgrade), "it is not its turn");
     }
 
     /// What the candidate's config asks for by name: so many more, so many fewer, one after the other.
@@ -394,13 +545,41 @@ impl Model {
         }
     }
 
-    fn tells(&mut self, now: Time, id: ServiceId, step: &Step) {
+    fn tells(&mut self, now: Time, id: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
         match step {
+            Step::Held { .. } => {
+                let upgrade = upgrade.expect("it is a candidate");
+                let line = self.sequences.iter().find(|line| line.upgrades.contains(&upgrade));
+                assert!(line.is_some_and(|line| line.atomic), "it waits for nobody");
+                self.upgrades.get_mut(&upgrade).expect("it was admitted").held = Some(now);
+            }
+            Step::TakingBack { upgrade: undone } => {
+                let line = self.sequences.iter().find(|line| line.upgrades.contains(undone));
+                let line = line.filter(|line| line.atomic).expect("all or none was not asked for");
+                let failed = |id: &UpgradeId| self.upgrades[id].verdict.is_some_and(|it| it != Verdict::Upgraded);
+                assert!(line.upgrades.iter().any(failed), "nothing has failed");
+                let up = self.upgrades.get_mut(undone).expect("it was admitted");
+                assert_eq!((up.verdict, up.back), (Some(Verdict::Upgraded), None));
+                match upgrade {
+                    Some(by) => {
+                        up.back = Some(by);
+                        self.upgrades.insert(by, Upgrade::new(id, Kind::Rollback, None, true, now));
+                    }
+                    None => {
+                        assert_eq!(up.from, None, "there is something to go back to");
+                        self.services.get_mut(&id).expect("it exists").stopping = true;
+                    }
+                }
+            }
+            Step::Leaving { .. } => self.services.get_mut(&id).expect("it exists").leaving = true,
+            Step::GaveUp { .. } => self.services.get_mut(&id).expect("it exists").gave_up = true,
             Step::Ready { instance, .. } => {
                 let process = self.processes.get_mut(instance).expect("it exists");
                 assert!(!process.ended && process.ready_at.is_none());
                 process.failing = false;
                 process.ready_at = Some(now);
+                self.services.get_mut(&id).expect("it exists").gave_up = false;
+                let process = self.processes.get_mut(instance).expect("it exists");
                 process.lives(now);
             }
             Step::Serving { generation } => {
@@ -415,13 +594,14 @@ impl Model {
                 let ready = all.iter().filter_map(|process| process.ready_at).max().expect("all are ready");
                 let soaked = now >= ready.after(made.policy.soak) || service.last_down >= ready;
                 assert!(back || soaked, "it serves before its soak is over");
+                self.are_all_ready(service.in_flight.expect("an upgrade makes it serve"));
                 let service = self.services.get_mut(&id).expect("it exists");
                 service.served.insert(*generation);
                 service.old = service.serving.replace(*generation);
             }
             Step::SwitchingBack { generation } => {
-                let first = self.upgrades.iter().find(|(_, up)| up.service == id && up.state == Course::Waits);
-                let upgrade = *first.expect("somebody asked for it").0;
+                let upgrade = upgrade.expect("somebody asked for it");
+                self.is_first(id, upgrade);
                 self.upgrades.get_mut(&upgrade).expect("it exists").state = Course::Runs;
                 let service = self.services.get_mut(&id).expect("it exists");
                 assert!(service.served.contains(generation) && service.serving != Some(*generation));
@@ -456,7 +636,6 @@ impl Model {
             | Step::Overdue { .. }
             | Step::Undead { .. }
             | Step::Retrying { .. }
-            | Step::GaveUp { .. }
             | Step::Drained { .. }
             | Step::Stopped => {}
         }
@@ -466,6 +645,7 @@ impl Model {
         let up = self.upgrades.get_mut(&upgrade).expect("it was admitted");
         assert_eq!(up.service, id);
         let was = std::mem::replace(&mut up.state, Course::Over);
+        up.verdict = Some(verdict);
         let service = self.services.get_mut(&id).expect("it exists");
         if was == Course::Runs {
             assert_eq!(service.in_flight.take(), Some(upgrade));
@@ -479,6 +659,10 @@ impl Model {
         service.returning = None;
         if verdict == Verdict::Upgraded {
             assert_eq!(service.serving, made, "upgraded, and it does not serve");
+            if let Some(undone) = self.upgrades.values().find(|up| up.back == Some(upgrade)) {
+                let serves = service.serving.map(|serving| service.generations[&serving].release);
+                assert_eq!(serves, undone.from, "it is taken back to something else");
+            }
             let old = service.old;
             let untold =
                 |process: &Process| process.launched && !process.told && !process.ended && !process.stop_wanted;
@@ -494,6 +678,8 @@ impl Model {
 #[derive(Clone, Debug)]
 enum Op {
     Request(u8, Kind),
+    /// Of several services, from this one on.
+    Together(Several),
     Rollback(u8, Option<u8>),
     Promote(u8, bool),
     Condemn(u8),
@@ -513,6 +699,18 @@ enum Op {
     Alarm,
     /// The shell dies, and a successor takes over.
     Succeed,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Several {
+    first: u8,
+    count: u8,
+    kind: Kind,
+    atomic: bool,
+    /// The config has another service by now.
+    gains: bool,
+    /// It does not have one of those that are left out any more.
+    loses: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -556,12 +754,15 @@ struct World {
 }
 
 impl World {
-    fn new(services: u32, first_failure: FirstFailure, policies: Vec<Policy>) -> Self {
+    fn new(orders: &[u8], first_failure: FirstFailure, policies: Vec<Policy>) -> Self {
         let mut core = Core::new();
         let mut model = Model::default();
-        for _ in 0..services {
-            model.services.insert(core.add_service(Generation(1), first_failure), Service::new());
+        for order in orders {
+            let id = core.add_service(Generation(1), first_failure);
+            let after = model.services.keys().copied().filter(|earlier| order & 1 << earlier.0 != 0).collect();
+            model.services.insert(id, Service { after, ..Service::new() });
         }
+        core.set_order(&model.services.iter().map(|(id, service)| (*id, service.after.clone())).collect());
         let (pending, lives, pinned) = (vec![], BTreeMap::new(), BTreeMap::new());
         Self { core, now: Time(1), model, pending, lives, pinned, releases: 0, policies, steps: 0 }
     }
@@ -578,15 +779,16 @@ impl World {
                 let kind =
                     if self.model.upgrades.values().any(|up| up.service == service) { kind } else { Kind::Start };
                 if let Ok(admission) = self.core.request(self.now, service, kind) {
-                    self.model.admitted(service, (kind, None), admission);
+                    self.model.admitted(self.now, service, (kind, None), admission);
                 }
             }
             Op::Rollback(which, to) => {
                 let (service, to) = (self.service(which), to.map(|to| Generation(u64::from(to))));
                 if let Ok(admission) = self.core.rollback(self.now, service, to) {
-                    self.model.admitted(service, (Kind::Rollback, to), admission);
+                    self.model.admitted(self.now, service, (Kind::Rollback, to), admission);
                 }
             }
+            Op::Together(several) => self.together(several),
             Op::Promote(which, full) => {
                 let service = self.service(which);
                 if let Ok(id) = self.core.promote(self.now, service, full) {
@@ -601,13 +803,16 @@ impl World {
             Op::Abort(which) => {
                 let service = self.service(which);
                 if let Ok(id) = self.core.abort(self.now, service) {
-                    assert_eq!(self.model.services[&service].in_flight, Some(id));
+                    let up = &self.model.upgrades[&id];
+                    let waits = up.member && up.state == Course::Waits;
+                    assert!(waits || self.model.services[&service].in_flight == Some(id));
                 }
             }
             Op::StopService(which) => {
                 let service = self.service(which);
-                self.core.stop_service(self.now, service).expect("it exists");
-                self.model.services.get_mut(&service).expect("it exists").stopping = true;
+                if self.core.stop_service(self.now, service).is_ok() {
+                    self.model.services.get_mut(&service).expect("it exists").stopping = true;
+                }
             }
             Op::Stop => {
                 self.model.ending = true;
@@ -644,6 +849,34 @@ impl World {
         }
         self.pump();
         self.check();
+    }
+
+    fn together(&mut self, several: Several) {
+        let there = |id: &&ServiceId| self.core.services().contains_key(id) && !self.core.is_leaving(**id);
+        let all: Vec<ServiceId> = self.model.services.keys().filter(there).copied().collect();
+        let all: Vec<ServiceId> = all.iter().cycle().skip(several.first.into()).take(all.len()).copied().collect();
+        let (services, rest) = all.split_at(usize::from(several.count).min(all.len()));
+        let mut services = services.to_vec();
+        if several.gains && self.model.services.len() < 5 && !self.core.is_ending() {
+            let id = self.core.gain_service(Generation(1));
+            self.model.services.insert(id, Service::new());
+            services.insert(services.len() / 2, id);
+        }
+        if services.is_empty() {
+            return;
+        }
+        let lost = rest.iter().copied().take(usize::from(several.loses)).collect();
+        let asked = Together { services, kind: several.kind, atomic: several.atomic, lost };
+        match self.core.request_in_order(self.now, asked.clone()) {
+            Ok(admissions) => match (admissions.as_slice(), asked.lost.is_empty()) {
+                ([(service, admission)], true) => {
+                    self.model.admitted(self.now, *service, (asked.kind, None), *admission);
+                }
+                (admissions, _) => self.model.admitted_in_order(self.now, &asked, admissions),
+            },
+            Err(Refusal::Stopping | Refusal::TooManyWait(_)) => {}
+            Err(refusal) => panic!("{refusal}"),
+        }
     }
 
     /// Whatever was begun and not answered is lost, and shims go with their supervisor; processes live on.
@@ -705,7 +938,11 @@ impl World {
                 self.first_start_goes_on(service, upgrade);
             }
             let answered = match action {
-                Action::Progress { .. } | Action::Conclude { .. } | Action::Discard(_) | Action::Finish(_) => false,
+                Action::Progress { .. }
+                | Action::Conclude { .. }
+                | Action::Discard(_)
+                | Action::Remove(_)
+                | Action::Finish(_) => false,
                 Action::RunHook { hook, .. } => matches!(hook, Hook::BeforeStart | Hook::AfterReady),
                 _ => true,
             };
@@ -718,7 +955,7 @@ impl World {
 
     /// A first start that failed and is tried again is from then on the serving generation.
     fn first_start_goes_on(&mut self, id: ServiceId, upgrade: UpgradeId) {
-        let serving = self.core.services()[&id].serving().map(|generation| generation.number);
+        let serving = self.core.services().get(&id).and_then(|service| service.serving()).map(|one| one.number);
         let service = self.model.services.get_mut(&id).expect("it exists");
         let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
         if serving.is_some() && serving == made && service.serving.is_none() {
@@ -818,6 +1055,7 @@ impl World {
             let candidate = |role| match role {
                 Role::Starting
                 | Role::Soaking { .. }
+                | Role::Held { .. }
                 | Role::Rolling { .. }
                 | Role::Stepping { .. }
                 | Role::Switching => true,
@@ -905,6 +1143,8 @@ impl World {
     }
 
     fn settled(&self) {
+        self.model.sequences.iter().for_each(|line| self.model.is_all_or_none(line));
+        assert!(!self.core.has_sequence(), "a sequence without an end");
         assert!(self.model.upgrades.values().all(|up| up.state == Course::Over), "an upgrade without a verdict");
         assert_eq!(self.model.ending, self.model.finished);
         let mut needed = BTreeSet::new();
@@ -993,7 +1233,8 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         50 => (any::<u16>(), luck()).prop_map(|(which, luck)| Op::Answer(which, luck)),
         25 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Act(which, deed)),
-        12 => (any::<u8>(), kind).prop_map(|(which, kind)| Op::Request(which, kind)),
+        12 => (any::<u8>(), kind.clone()).prop_map(|(which, kind)| Op::Request(which, kind)),
+        6 => several(kind).prop_map(Op::Together),
         6 => prop_oneof![0..500_u32, 0..40_000_u32].prop_map(Op::Pass),
         6 => Just(Op::Alarm),
         3 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Echo(which, deed)),
@@ -1004,6 +1245,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Succeed),
         1 => any::<u8>().prop_map(Op::StopService),
     ]
+}
+
+fn several(kind: impl Strategy<Value = Kind>) -> impl Strategy<Value = Several> {
+    let sometimes = || select(vec![true, false, false, false]);
+    (any::<u8>(), 1..5_u8, kind, any::<bool>(), sometimes(), sometimes())
+        .prop_map(|(first, count, kind, atomic, gains, loses)| Several { first, count, kind, atomic, gains, loses })
 }
 
 /// How it goes on after a while: nothing special, a stop, or a second one.
@@ -1053,22 +1300,23 @@ fn some_way() -> impl Strategy<Value = Way> {
     ]
 }
 
-fn world() -> impl Strategy<Value = (u32, FirstFailure, Vec<Policy>)> {
-    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry]), vec(some_policy(), 1..4))
+/// For each service those that it comes after, as bits; how a first start fails; policies.
+fn world() -> impl Strategy<Value = (Vec<u8>, FirstFailure, Vec<Policy>)> {
+    (vec(any::<u8>(), 1..4), select(vec![FirstFailure::Exit, FirstFailure::Retry]), vec(some_policy(), 1..4))
 }
 
 proptest! {
     #[test]
-    fn guarantees_hold_and_nothing_is_left((services, first, policies) in world(), ops in vec(op(), 0..150), end in end()) {
-        let mut world = World::new(services, first, policies);
+    fn guarantees_hold_and_nothing_is_left((orders, first, policies) in world(), ops in vec(op(), 0..150), end in end()) {
+        let mut world = World::new(&orders, first, policies);
         world.apply(&Op::Request(0, Kind::Start));
         ops.iter().chain(&end).for_each(|op| world.apply(op));
         world.settles();
     }
 
     #[test]
-    fn a_dead_shell_costs_no_verdict((services, first, policies) in world(), ops in vec(op(), 0..80), end in end()) {
-        let mut world = World::new(services, first, policies);
+    fn a_dead_shell_costs_no_verdict((orders, first, policies) in world(), ops in vec(op(), 0..80), end in end()) {
+        let mut world = World::new(&orders, first, policies);
         world.apply(&Op::Request(0, Kind::Start));
         ops.iter().chain(&end).for_each(|op| world.apply(op));
         world.is_left_alone();

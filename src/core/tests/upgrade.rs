@@ -185,6 +185,7 @@ fn text(action: &Action) -> String {
         Action::Conclude { upgrade, verdict, reason: None, .. } => format!("{verdict} {upgrade}"),
         Action::Conclude { upgrade, verdict, reason: Some(reason), .. } => format!("{verdict} {upgrade}: {reason}"),
         Action::Discard(release) => format!("discard r{release}"),
+        Action::Remove(service) => format!("remove {service}"),
         Action::Finish(outcome) => format!("finish {outcome:?}"),
     }
 }
