@@ -110,7 +110,7 @@ impl Supervisor {
         result: Result<release::Pinned, Reason>,
     ) {
         self.pinning.remove(&service);
-        let pinned = match result {
+        let mut pinned = match result {
             Ok(pinned) => pinned,
             Err(reason) => return self.tell_core(Event::PinFailed { upgrade, reason }),
         };
@@ -131,6 +131,7 @@ impl Supervisor {
         for listener in &pinned.release.listeners {
             self.watch(listener);
         }
+        pinned.release.share(self.releases.values().flat_map(|release| release.executables()));
         let Pinned { access, metrics, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
         self.pending.insert(upgrade, Pending { release: id, access, metrics, changes });

@@ -292,9 +292,21 @@ impl Surroundings {
 
 impl Release {
     /// The files that it runs.
-    pub(super) fn executables(&self) -> impl Iterator<Item = &Held> {
+    pub(super) fn executables(&self) -> impl Iterator<Item = &Arc<Held>> {
         let own = [Some(&self.program), self.probe.as_ref()].into_iter().flatten();
-        own.chain(self.hooks.values().flatten()).map(|held| &**held)
+        own.chain(self.hooks.values().flatten())
+    }
+
+    /// Holds a file that another release holds already together with that: so that what is kept to be gone back to costs
+    /// a descriptor for each program, not for each upgrade.
+    pub(super) fn share<'a>(&mut self, others: impl Iterator<Item = &'a Arc<Held>>) {
+        let others: Vec<&Arc<Held>> = others.collect();
+        let own = [Some(&mut self.program), self.probe.as_mut()].into_iter().flatten();
+        for held in own.chain(self.hooks.values_mut().flatten()) {
+            if let Some(same) = others.iter().find(|other| other.program.is_same(&held.program)) {
+                *held = Arc::clone(same);
+            }
+        }
     }
 
     /// All of it, as a successor reads it. It never changes, so it is written once.
