@@ -310,7 +310,8 @@ impl Supervisor {
             }
             _ => None,
         };
-        let message = story::sentence(step, pid);
+        let several = generation.is_some_and(|number| self.has_several(service, number));
+        let message = story::sentence(step, pid, several);
         self.tell_step(service, upgrade, step, &message);
         let name = self.name_of(service);
         let number = generation.map(|generation| generation.0);
@@ -327,6 +328,12 @@ impl Supervisor {
             let from = self.serving(service);
             let news = News { event: story::name(step), message, generation };
             self.ledger.step(upgrade, now, step, from, news);
+        }
+        if let (Some(upgrade), Step::Returning { .. }) = (upgrade, step) {
+            // Until the verdict falls, the process that is to blame may be forgotten.
+            let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+            let (lines, elsewhere) = self.last_lines(service, blamed.map(|blamed| blamed.generation));
+            self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
@@ -375,15 +382,18 @@ impl Supervisor {
         let record = self.ledger.status(upgrade, now);
         let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
         let serving = self.serving(service);
-        let (output, output_elsewhere) =
-            if verdict == Verdict::Upgraded { (Vec::new(), None) } else { self.last_lines(service, candidate) };
+        let (output, output_elsewhere) = match (verdict, self.ledger.take_output(upgrade)) {
+            (Verdict::Upgraded, _) => (Vec::new(), None),
+            (_, Some(kept)) => kept,
+            (_, None) => self.last_lines(service, candidate),
+        };
         let exit = story::exit_code(verdict, reason.as_ref());
         let said = candidate.and_then(|candidate| self.last_status(service, candidate));
         let why = reason.as_ref().map(|reason| story::reason(reason, said));
         let status = VerdictStatus {
             verdict,
             exit_code: exit.code(),
-            step: self.ledger.step_of(upgrade).to_owned(),
+            step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
             hint: reason.as_ref().and_then(story::hint),
             output,
@@ -391,7 +401,10 @@ impl Supervisor {
             serving: serving.map(|serving| serving.0),
         };
         self.adopt_config(service, upgrade, verdict);
-        let kind = record.map(|record| record.kind);
+        let kind = record.as_ref().map(|record| record.kind);
+        let from = record.as_ref().and_then(|record| record.from).map(Generation);
+        let machine = self.core.services().get(&service);
+        let lineage = machine.and_then(|machine| machine.serving()).map(|generation| generation.lineage);
         if (verdict == Verdict::Upgraded || (kind == Some(Kind::Restart) && verdict != Verdict::Refused))
             && let Some(service) = self.services.get_mut(&service)
         {
@@ -399,7 +412,7 @@ impl Supervisor {
             service.owes_restart = false;
         }
         let message = match &why {
-            None => verdict.to_string(),
+            None => story::upgraded(kind.unwrap_or(Kind::Reload), self.name_of(service), (from, candidate), lineage),
             Some(why) => {
                 let now = match serving {
                     Some(serving) => format!("{}@{serving} is still serving", self.name_of(service)),
@@ -490,18 +503,28 @@ impl Supervisor {
 
     fn last_lines(&mut self, service: ServiceId, candidate: Option<Generation>) -> (Vec<String>, Option<String>) {
         let theirs = |id: &InstanceId| id.service == service && Some(id.generation) == candidate;
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
         // It is swept only after the verdict, so it is still there.
-        let Some(process) = self.processes.values_mut().find(|process| theirs(&process.id)) else {
+        let one = self.processes.keys().filter(|id| theirs(id)).max_by_key(|id| (Some(**id) == blamed, **id)).copied();
+        let Some(process) = one.and_then(|id| self.processes.get_mut(&id)) else {
             return (Vec::new(), None);
         };
         process.drain_output();
         (process.tail.lines(), process.output_elsewhere.clone())
     }
 
+    /// Whether a generation is meant to have more than one process.
+    fn has_several(&self, service: ServiceId, number: Generation) -> bool {
+        let generation = self.core.services().get(&service).and_then(|service| service.generations.get(&number));
+        generation.is_some_and(|generation| generation.seats.len() > 1)
+    }
+
     /// What a generation last said of itself.
     fn last_status(&self, service: ServiceId, generation: Generation) -> Option<&str> {
         let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
-        self.processes.values().filter(theirs).max_by_key(|process| process.id)?.status.as_deref()
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+        let theirs = self.processes.values().filter(theirs);
+        theirs.max_by_key(|process| (Some(process.id) == blamed, process.id))?.status.as_deref()
     }
 
     /// The generation that answers new connections.

@@ -14,6 +14,7 @@ impl Service {
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
         let (service, Request { id, kind, to }) = (self.id, request);
+        self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
         let (again, lineage) = match kind {

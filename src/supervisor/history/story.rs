@@ -27,7 +27,16 @@ impl Moment<'_> {
     fn is_incident(&self) -> bool {
         let aside = matches!(
             self.event,
-            "status" | "overdue" | "undead" | "retrying" | "gave-up" | "verdict" | "drained" | "stopped" | "reexec"
+            "status"
+                | "promoted"
+                | "overdue"
+                | "undead"
+                | "retrying"
+                | "gave-up"
+                | "verdict"
+                | "drained"
+                | "stopped"
+                | "reexec"
         );
         aside || (self.is_trouble() && self.event != "returning")
     }
