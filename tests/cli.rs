@@ -101,6 +101,7 @@ fn what_can_be_typed() {
         "kpi",
         "kpi web --since 12h --json",
         "run --state-dir /srv/state -- /bin/web",
+        "run --metrics 127.0.0.1:9100 -- /bin/web",
         "events",
         "events web -f --json",
         "check web.toml",

@@ -183,9 +183,16 @@ fn every_field_of_every_type_is_described() {
         duration: 2.5,
         verdict: Some(verdict.clone()),
         drained: true,
+        warnings: vec!["warning".into()],
     };
-    let no_upgrade =
-        UpgradeStatus { generation: None, from: None, verdict: None, requested_by: vec![], ..upgrade.clone() };
+    let no_upgrade = UpgradeStatus {
+        generation: None,
+        from: None,
+        verdict: None,
+        requested_by: vec![],
+        warnings: vec![],
+        ..upgrade.clone()
+    };
     compare(&mut seen, &upgrade, &no_upgrade);
 
     let instance = InstanceStatus {
@@ -251,6 +258,7 @@ fn every_field_of_every_type_is_described() {
         serving: Some(4),
         upgrade: Some(upgrade.clone()),
         last_upgrade: Some(upgrade),
+        hook: Some("before-start of generation 5".into()),
         instances: 3,
         configured: Some(2),
         strategy: "canary".into(),
@@ -267,6 +275,7 @@ fn every_field_of_every_type_is_described() {
         serving: None,
         upgrade: None,
         last_upgrade: None,
+        hook: None,
         configured: None,
         generations: vec![],
         kept: vec![],

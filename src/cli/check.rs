@@ -85,6 +85,9 @@ impl fmt::Display for Report {
         if self.config.atomic {
             writeln!(f, "  {:<10} all services or none", "upgrade")?;
         }
+        if let Some(address) = self.config.metrics {
+            writeln!(f, "  {:<10} http://{address}/metrics", "metrics")?;
+        }
         for service in &self.config.services {
             write_service(f, service)?;
         }

@@ -9,8 +9,8 @@ use toml::Spanned;
 
 use crate::config::error::Problem;
 use crate::config::raw::{
-    Amount, BackoffText, Canary, Drain, DurationText, Listen, Log, Native, Octal, Percent, Probe, Ready, Restart,
-    Service, Step, Supervisor, Upgrade, Watchdog,
+    Amount, BackoffText, Canary, Drain, DurationText, Hooks, Listen, Log, Native, Octal, Percent, Probe, Ready,
+    Restart, Service, Step, Supervisor, Upgrade, Watchdog,
 };
 use crate::config::source::CommandLine;
 use crate::config::{self, Config, ConfigError, split_listen};
@@ -198,6 +198,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "GROUPS")]
     pub viewers: Option<String>,
 
+    /// Where metrics are served to whoever asks, such as 127.0.0.1:9100 [default: only at the control socket].
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<String>,
+
     /// The program and its arguments.
     #[arg(last = true, value_name = "COMMAND")]
     pub command: Vec<OsString>,
@@ -231,6 +235,7 @@ impl RunFlags {
             viewers: list(&mut line, "--viewers", self.viewers.as_deref()).unwrap_or_default(),
             // There is one service.
             atomic: false,
+            metrics: text(&mut line, "--metrics", self.metrics.as_deref()),
         };
         match self.service(&mut line) {
             Ok(service) => config::from_flags(supervisor, service, line, name, directory),
@@ -261,6 +266,8 @@ impl RunFlags {
                     .map(|text| line.flag("--restart-backoff", text.as_ref(), BackoffText(text.clone()))),
                 give_up_after: number(line, "--restart-give-up-after", self.restart_give_up_after),
             },
+            // Lists of commands are for a file.
+            hooks: Hooks::default(),
             environment: self.environment.iter().map(|pair| variable(line, pair)).collect::<Result<_, _>>()?,
             environment_file: path(line, "--environment-file", self.environment_file.as_deref()),
             clear_environment: switch(line, "--clear-environment", self.clear_environment),

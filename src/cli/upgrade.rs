@@ -240,9 +240,13 @@ impl Show {
             Self::Lines(_) | Self::Moving { .. } if event.event == "queued" => {}
             Self::Lines(style) => say(render::event(event, *style).trim_end()),
             Self::Moving { line, style, last, said } => {
-                if event.event == "status" {
+                if matches!(event.event.as_str(), "status" | "output") {
                     said.clone_from(&event.message);
                 } else {
+                    // What a hook said is over with it.
+                    if last.as_ref().is_some_and(|last| last.event == "hook") {
+                        said.clear();
+                    }
                     line.above(&render::event(event, *style));
                     *last = Some(Box::new(event.clone()));
                 }

@@ -1,6 +1,7 @@
 //! What was written becomes what is meant, once, with every check.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +14,7 @@ use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
 use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
 
+mod hooks;
 mod listen;
 mod ready;
 mod several;
@@ -56,7 +58,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 11] = [
+const OWN_VARIABLES: [&str; 16] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -65,9 +67,14 @@ const OWN_VARIABLES: [&str; 11] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "ZDSUP_FROM",
     "ZDSUP_GENERATION",
+    "ZDSUP_HOOK",
     "ZDSUP_INSTANCE",
+    "ZDSUP_REASON",
+    "ZDSUP_RELEASE",
     "ZDSUP_SERVICE",
+    "ZDSUP_VERDICT",
 ];
 
 /// One service.
@@ -124,12 +131,24 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         upgrade,
         drain: drain(raw.drain)?,
         restart: restart(raw.restart)?,
+        hooks: hooks::hooks(raw.hooks, anchored)?,
     })
 }
 
 /// Names of groups.
 pub(crate) fn accounts(names: Vec<Spanned<String>>) -> Result<Vec<String>> {
     names.into_iter().map(account).collect()
+}
+
+/// The address at which metrics are served.
+pub(crate) fn metrics(address: Option<Spanned<String>>) -> Result<Option<SocketAddr>> {
+    optional(address, |address| {
+        address.get_ref().parse().map_err(|_| {
+            let text = address.get_ref().escape_debug();
+            Problem::new(address.span(), format!("`{text}` is not an IP address with a port"))
+                .hint("write both, such as `127.0.0.1:9100` or `[::1]:9100`: whoever reaches it may read the metrics")
+        })
+    })
 }
 
 /// Why a text cannot be a name, if it cannot.

@@ -3,9 +3,9 @@
 use super::error::Problem;
 
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
-pub(crate) const TABLES: [(&str, &[&str]); 12] = [
+pub(crate) const TABLES: [(&str, &[&str]); 13] = [
     ("", &["supervisor", "service"]),
-    ("[supervisor]", &["operators", "viewers", "atomic"]),
+    ("[supervisor]", &["operators", "viewers", "atomic", "metrics"]),
     (
         "[service.NAME]",
         &[
@@ -34,6 +34,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 12] = [
             "upgrade",
             "drain",
             "restart",
+            "hooks",
         ],
     ),
     (
@@ -80,14 +81,17 @@ pub(crate) const TABLES: [(&str, &[&str]); 12] = [
     ("[service.NAME.upgrade.probe]", &["http", "rate", "listener"]),
     ("[service.NAME.drain]", &["signal", "timeout"]),
     ("[service.NAME.restart]", &["backoff", "give-up-after"]),
+    (
+        "[service.NAME.hooks]",
+        &["before-start", "after-ready", "after-switch", "after-drain", "on-failure", "on-rollback", "timeout"],
+    ),
 ];
 
 /// Keys that the design has and this version has not.
-const LATER: [&str; 12] = [
+const LATER: [&str; 11] = [
     "capabilities",
     "handoff",
     "health",
-    "hooks",
     "http",
     "listener",
     "log-format",
@@ -197,6 +201,9 @@ fn wrong_type(span: std::ops::Range<usize>, found: &str, expected: &str) -> Prob
     };
     let problem = Problem::new(span, format!("expected {expected}, found {found}"));
     match (expected, kind) {
+        ("an array of commands", _) => {
+            problem.hint("write each command as an array of its own: `[[\"first\", \"argument\"], [\"second\"]]`")
+        }
         ("an array", "string") => problem.hint("write an array, each word by itself: `[\"first\", \"second\"]`"),
         ("an array", "map") => problem.hint("write the table's name in double brackets"),
         ("a string", "integer" | "boolean" | "floating") => {

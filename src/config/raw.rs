@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 /// The whole file.
@@ -24,6 +24,7 @@ pub(crate) struct Supervisor {
     pub(crate) operators: Vec<Spanned<String>>,
     pub(crate) viewers: Vec<Spanned<String>>,
     pub(crate) atomic: bool,
+    pub(crate) metrics: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -54,6 +55,7 @@ pub(crate) struct Service {
     pub(crate) upgrade: Upgrade,
     pub(crate) drain: Drain,
     pub(crate) restart: Restart,
+    pub(crate) hooks: Hooks,
 }
 
 /// A program and its arguments.
@@ -152,6 +154,62 @@ pub(crate) struct Restart {
     pub(crate) give_up_after: Option<Spanned<i64>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hooks {
+    pub(crate) before_start: Commands,
+    pub(crate) after_ready: Commands,
+    pub(crate) after_switch: Commands,
+    pub(crate) after_drain: Commands,
+    pub(crate) on_failure: Commands,
+    pub(crate) on_rollback: Commands,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+}
+
+/// An array whose elements are told what the whole is when they are something else.
+macro_rules! array {
+    ($(#[$doc:meta])* $name:ident($element:ty), $expecting:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(crate) struct $name(pub(crate) Vec<$element>);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct ArrayVisitor;
+
+                impl<'de> Visitor<'de> for ArrayVisitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<$name, A::Error> {
+                        let mut elements = Vec::new();
+                        while let Some(element) = list.next_element()? {
+                            elements.push(element);
+                        }
+                        Ok($name(elements))
+                    }
+                }
+
+                deserializer.deserialize_seq(ArrayVisitor)
+            }
+        }
+    };
+}
+
+array!(
+    /// Several commands.
+    Commands(Spanned<Words>),
+    "an array of commands"
+);
+array!(
+    /// One of them: a program and its arguments.
+    Words(Spanned<Native>),
+    "an array of commands"
+);
+
 /// A derived struct could also be read from an array, key by key in their order. These are tables and nothing else.
 macro_rules! table {
     ($name:ident, $expecting:literal) => {
@@ -190,6 +248,7 @@ table!(Step, "a table such as { weight = 5, hold = \"30s\" }");
 table!(Probe, "a table such as { http = \"/\" }");
 table!(Drain, "a table such as [service.web.drain]");
 table!(Restart, "a table such as [service.web.restart]");
+table!(Hooks, "a table such as [service.web.hooks]");
 table!(LogTable, "a table");
 
 /// `"capture"`, `"inherit"`, `"journal"` or `{ file = "..." }`.

@@ -40,6 +40,7 @@ const FULL: &str = r#"
 [supervisor]
 operators = ["deploy"]
 viewers = ["ops", "dev"]
+metrics = "127.0.0.1:9100"
 
 [service.web]
 command = ["/srv/web/current/bin/web", "--workers", "4"]
@@ -100,11 +101,13 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 69] = [
+const FULL_AS_FLAGS: [&str; 71] = [
     "--operators",
     "deploy",
     "--viewers",
     "ops,dev",
+    "--metrics",
+    "127.0.0.1:9100",
     "--user",
     "web",
     "--group",
@@ -209,6 +212,7 @@ fn a_minimal_config_has_every_default() {
                 backoff_max: Duration::from_secs(30),
                 give_up_after: 10
             },
+            hooks: Hooks { commands: BTreeMap::new(), timeout: Duration::from_secs(60) },
         }
     );
 }
@@ -217,6 +221,7 @@ fn a_minimal_config_has_every_default() {
 fn every_setting_arrives() {
     let config = good(FULL);
     assert_eq!(config.operators, ["deploy"]);
+    assert_eq!(config.metrics, "127.0.0.1:9100".parse().ok());
     assert_eq!(config.viewers, ["ops", "dev"]);
     let service = &config.services[0];
     assert_eq!(service.command, ["/srv/web/current/bin/web", "--workers", "4"]);
@@ -278,6 +283,23 @@ fn every_setting_arrives() {
     assert_eq!(service.restart.backoff_min, Duration::from_millis(50));
     assert_eq!(service.restart.backoff_max, Duration::from_secs(10));
     assert_eq!(service.restart.give_up_after, 0);
+}
+
+#[test]
+fn hooks_arrive_in_their_order() {
+    let text = "[service.web.hooks]
+timeout = \"5m\"
+before-start = [[\"/bin/migrate\", \"expand\"], [\"warm\"]]
+on-failure = [[\"page\"]]
+after-drain = []
+";
+    let hooks = service(&format!("{MINIMAL}{text}")).hooks;
+    let command = |words: &[&str]| HookCommand(words.iter().map(|word| (*word).into()).collect());
+    let commands = BTreeMap::from([
+        (Hook::BeforeStart, vec![command(&["/bin/migrate", "expand"]), command(&["warm"])]),
+        (Hook::OnFailure, vec![command(&["page"])]),
+    ]);
+    assert_eq!(hooks, Hooks { commands, timeout: Duration::from_secs(300) });
 }
 
 #[test]

@@ -20,6 +20,7 @@ use super::request::{
     parse_scaling, parse_target, parse_upgrade_request,
 };
 use super::routes::{Endpoint, Lookup, look_up};
+use super::scrape::OPENMETRICS;
 use super::server::{Command, FeedLine, Rejection, RejectionKind};
 use super::types::{Problem, UpgradeEvent};
 use crate::sys::peer::Credentials;
@@ -133,6 +134,10 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
             let query = parse_kpi_query(&query).map_err(invalid)?;
             let kpi = peer.shared.ask(|reply| Command::Kpi { query, reply }).await?.map_err(rejected)?;
             Ok(encode(StatusCode::OK, &kpi))
+        }
+        Endpoint::Metrics => {
+            let text = peer.shared.ask(|reply| Command::Metrics { reply }).await?;
+            Ok(with(json(StatusCode::OK, text.into()), CONTENT_TYPE, OPENMETRICS))
         }
         Endpoint::Request => {
             let request = parse_upgrade_request(&body).map_err(invalid)?;

@@ -119,6 +119,11 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Kpi, Rejection>>,
     },
+    /// How does everything stand, for a monitoring system?
+    Metrics {
+        /// The answer, in OpenMetrics form.
+        reply: oneshot::Sender<String>,
+    },
     /// Give the upgrade in flight up.
     Abort {
         /// Of which service.

@@ -70,6 +70,9 @@ pub struct ServiceStatus {
     pub upgrade: Option<UpgradeStatus>,
     /// The latest upgrade that ended.
     pub last_upgrade: Option<UpgradeStatus>,
+    /// The hook that is being run: its name, and the generation.
+    #[serde(default)]
+    pub hook: Option<String>,
     /// How many instances it is meant to have.
     pub instances: u32,
     /// What its config says about that, where an operator chose another number.
@@ -294,8 +297,8 @@ pub struct UpgradeStatus {
     pub kind: Kind,
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     pub requested_by: Vec<u32>,
-    /// `queued`, `pinning`, `starting`, `spawned`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`,
-    /// `awaiting-promotion`, `serving`, `standby`, `draining`, `returning`, or `done`.
+    /// `queued`, `pinning`, `before-start`, `starting`, `spawned`, `ready`, `after-ready`, `soaking`, `switching-back`,
+    /// `rolled`, `weighted`, `awaiting-promotion`, `serving`, `standby`, `draining`, `returning`, or `done`.
     pub step: String,
     /// The candidate.
     pub generation: Option<u64>,
@@ -309,6 +312,9 @@ pub struct UpgradeStatus {
     pub verdict: Option<VerdictStatus>,
     /// Whether the generation it ended is gone as well.
     pub drained: bool,
+    /// What went wrong and changed nothing about the verdict, such as a hook that nobody waits for.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// How an upgrade ended.
@@ -345,8 +351,10 @@ pub struct UpgradeEvent {
     pub upgrade: u64,
     /// The service.
     pub service: String,
-    /// What kind: `queued`, `pinning`, `hook`, `starting`, `spawned`, `status`, `ready`, `soaking`, `switching-back`,
-    /// `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`, `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `drained`.
+    /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
+    /// `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`, `standby`,
+    /// `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`,
+    /// `warning` (a hook that nobody waited for has failed), `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -365,8 +373,8 @@ pub struct SupervisorEvent {
     pub seq: u64,
     /// When.
     pub at: f64,
-    /// What kind: those of an upgrade's events but `status`; `requested`, `scaled`, `retrying`, `gave-up` and `stopped` of
-    /// a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    /// What kind: those of an upgrade's events but `status` and `output`; `requested`, `scaled`, `retrying`, `gave-up` and
+    /// `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
     pub event: String,
     /// A sentence for a person.
     pub message: String,

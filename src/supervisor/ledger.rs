@@ -23,6 +23,8 @@ const UPGRADES: usize = 32;
 const UPGRADES_HANDED_ON: usize = 8;
 /// Events that are remembered of one upgrade, beside the last few.
 const EVENTS: usize = 256;
+/// Warnings that are remembered of one upgrade.
+const WARNINGS: usize = 8;
 
 /// Every upgrade that is remembered.
 #[derive(Debug, Default)]
@@ -130,6 +132,7 @@ impl Ledger {
             duration: 0.0,
             verdict: None,
             drained: false,
+            warnings: Vec::new(),
         };
         let record = Record {
             status,
@@ -167,7 +170,7 @@ impl Ledger {
                 record.began = now;
                 record.status.from = from.map(|from| from.0);
             }
-            Step::Starting { generation } | Step::SwitchingBack { generation } => {
+            Step::Starting { generation } | Step::SwitchingBack { generation } | Step::HookBegun { generation, .. } => {
                 record.status.generation = Some(generation.0);
             }
             Step::Returning { .. } => {
@@ -178,7 +181,10 @@ impl Ledger {
             _ => {}
         }
         if record.concluded.is_none() && is_stage(news.event) {
-            record.status.step = news.event.to_owned();
+            record.status.step = match step {
+                Step::HookBegun { hook, .. } => hook.to_string(),
+                _ => news.event.to_owned(),
+            };
         }
         record.push(now, news, false);
     }
@@ -219,6 +225,29 @@ impl Ledger {
     /// Every record, oldest first.
     pub(super) fn all(&self, now: Time) -> Vec<UpgradeStatus> {
         self.0.values().map(|record| record.status_at(now)).collect()
+    }
+
+    /// The latest upgrade of a service to this generation.
+    pub(super) fn latest_to(&self, service: &str, generation: Generation) -> Option<UpgradeId> {
+        let is_it = |status: &UpgradeStatus| status.service == service && status.generation == Some(generation.0);
+        self.0.iter().rev().find(|(_, record)| is_it(&record.status)).map(|(id, _)| *id)
+    }
+
+    /// The latest upgrade of a service that has its verdict.
+    pub(super) fn latest_ended(&self, service: &str) -> Option<UpgradeId> {
+        let ended = self.0.iter().filter(|(_, record)| record.status.service == service);
+        let ended = ended.filter_map(|(id, record)| Some((record.concluded?, *id)));
+        ended.max().map(|(_, id)| id)
+    }
+
+    /// Adds what went wrong behind the verdict, or beside it.
+    pub(super) fn warn(&mut self, id: UpgradeId, now: Time, news: News) {
+        let Some(record) = self.0.get_mut(&id) else { return };
+        record.written.take();
+        if record.status.warnings.len() < WARNINGS {
+            record.status.warnings.push(news.message.clone());
+        }
+        record.push(now, news, false);
     }
 
     /// The latest upgrade of a service that ended.

@@ -36,6 +36,12 @@ pub(super) enum Source {
     ProbeExit(InstanceId),
     /// An instance's cgroup.events.
     Cgroup(InstanceId),
+    /// The shim of a service's hook.
+    HookShim(ServiceId),
+    /// That hook's pidfd.
+    HookExit(ServiceId),
+    /// What it prints.
+    HookOutput(ServiceId),
     /// The shim of the trial of a binary that is to replace us.
     TrialShim,
     /// That trial's pidfd.

@@ -9,13 +9,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::ignored::Ignored;
+use super::listeners::Socket;
 use super::output::{Flow, Stream, Tail};
 use super::poller::{Poller, Source, Token};
 use super::release::Release;
 use super::sink::Sink;
 use super::tokens;
 use crate::config::ReadyBy;
-use crate::core::{InstanceId, Time};
+use crate::core::{InstanceId, Slot, Time};
 use crate::sys::Pid;
 use crate::sys::cgroup::{Cgroup, Delegated};
 use crate::sys::limits::{Nofile, Resource};
@@ -51,6 +52,8 @@ type Named<'a> = (&'a str, BorrowedFd<'a>);
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) id: InstanceId,
+    /// The place that it accepts from, where traffic is steered.
+    pub(super) slot: Slot,
     /// What its descriptors are called by.
     pub(super) token: u64,
     /// Whether its main process and its leader are our children: those of a predecessor that died are not.
@@ -138,7 +141,7 @@ impl Process {
     /// Tells the shim that is to become the instance what to do: the one at hand, else one that is made. Does not wait
     /// for it. `stored`: what it is passed after its listeners.
     pub(super) fn start(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         release: Arc<Release>,
         blank: Option<Blank>,
         stored: Vec<Named<'_>>,
@@ -154,7 +157,7 @@ impl Process {
             let _ = cgroup.mark(owner);
         }
         let path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let started = Self::start_in(id, &name, release, blank, stored, cgroup, ground);
+        let started = Self::start_in((id, slot), &name, release, blank, stored, cgroup, ground);
         if started.is_err()
             && let Some(path) = path
         {
@@ -165,7 +168,7 @@ impl Process {
     }
 
     fn start_in(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         name: &str,
         release: Arc<Release>,
         blank: Option<Blank>,
@@ -184,13 +187,15 @@ impl Process {
             ReadyBy::Notify | ReadyBy::Exec { .. } | ReadyBy::Alive(_) => (None, None),
         };
         let streams = (output.stdout_theirs.as_fd(), output.stderr_theirs.as_fd());
-        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground);
+        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground.nofile);
         plan.env.extend(environment_of_instance(id, name, ground));
         if release.service.fd_store_max > 0 {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
         }
         let listeners = release.listeners.iter();
-        let listeners = listeners.map(|listener| (listener.name.as_str(), listener.socket.bound.fd.as_fd()));
+        let sockets: Vec<(&str, Arc<Socket>)> =
+            listeners.map(|listener| (listener.name.as_str(), listener.socket.of(slot))).collect();
+        let listeners = sockets.iter().map(|(name, socket)| (*name, socket.bound.fd.as_fd()));
         let passed: Vec<Named<'_>> = listeners.chain(stored).collect();
         plan.env.extend(names(&passed));
         plan.listen_pid = release.service.listen_pid;
@@ -219,6 +224,7 @@ impl Process {
         let stderr = watch(output.stderr, Source::Stderr(id))?;
         Ok(Self {
             id,
+            slot,
             token: tokens::fresh(),
             is_ours: true,
             release,
@@ -244,6 +250,11 @@ impl Process {
             lingering: false,
             search_at: None,
         })
+    }
+
+    /// What it accepts from.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = Arc<Socket>> {
+        self.release.listeners.iter().map(|listener| listener.socket.of(self.slot))
     }
 
     // ---- the launch -----------------------------------------------------------------------------------------------
@@ -540,13 +551,13 @@ pub(super) fn failure(step: &str, error: &str, hint: Option<&str>) -> String {
     }
 }
 
-/// What an instance and its readiness command have in common.
-fn plan<'a>(
+/// What an instance, its readiness command and the hooks have in common.
+pub(super) fn plan<'a>(
     release: &Release,
     program: &'a Program,
     argv: Vec<OsString>,
     (stdout, stderr): (BorrowedFd<'a>, BorrowedFd<'a>),
-    ground: &Ground<'_>,
+    nofile: Nofile,
 ) -> Plan<'a> {
     let privileges = &release.service.privileges;
     let limit = |(name, (soft, hard)): (&String, &(u64, u64))| Some((Resource::from_name(name)?, *soft, *hard));
@@ -564,7 +575,7 @@ fn plan<'a>(
         identity: release.identity.clone(),
         umask: privileges.umask,
         limits: privileges.limits.iter().filter_map(limit).collect(),
-        nofile: ground.nofile,
+        nofile,
         nice: privileges.nice,
         oom_score_adjust: privileges.oom_score_adjust,
         no_new_privileges: privileges.no_new_privileges,

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -17,6 +18,7 @@ use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
+use crate::core::event::Hook;
 use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Strategy};
 use crate::sys::describe;
 use crate::sys::limits::{self, Nofile};
@@ -39,7 +41,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 16] = [
+const STALE: [&str; 21] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -51,6 +53,11 @@ const STALE: [&str; 16] = [
     "ZDSUP_SERVICE",
     "ZDSUP_GENERATION",
     "ZDSUP_INSTANCE",
+    "ZDSUP_HOOK",
+    "ZDSUP_RELEASE",
+    "ZDSUP_FROM",
+    "ZDSUP_REASON",
+    "ZDSUP_VERDICT",
     "RUNTIME_DIRECTORY",
     "STATE_DIRECTORY",
     "MAINPID",
@@ -75,6 +82,8 @@ pub(super) struct Release {
     pub(super) identity: Option<Identity>,
     /// The readiness command, where there is one.
     pub(super) probe: Option<Arc<Held>>,
+    /// The programs of its hooks, one a command.
+    pub(super) hooks: BTreeMap<Hook, Vec<Arc<Held>>>,
     /// Where its output goes, with `log = { file = ... }`.
     pub(super) log_file: Option<Arc<File>>,
     /// The sockets, in the order of their descriptors.
@@ -94,6 +103,8 @@ pub(super) struct Held {
 pub(super) struct Pinned {
     /// Who may use the control socket once the upgrade has succeeded. `None`: the config was not read.
     pub(super) access: Option<Access>,
+    /// Where metrics are served from then on, likewise.
+    pub(super) metrics: Option<Exported>,
     /// What will be run.
     pub(super) release: Release,
     /// Things an operator should know.
@@ -101,6 +112,10 @@ pub(super) struct Pinned {
     /// What becomes of sockets that are in use once the upgrade has succeeded.
     pub(super) changes: Vec<Change>,
 }
+
+/// Where metrics are served, if they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exported(pub(super) Option<SocketAddr>);
 
 /// Where a config comes from, each time that it is wanted.
 #[derive(Clone, Debug)]
@@ -169,7 +184,7 @@ impl Surroundings {
         &self,
         service: &str,
         kind: Kind,
-        existing: &Listeners,
+        (existing, taken): (&Listeners, usize),
         inherited: &mut Inherited,
     ) -> Result<Pinned, Reason> {
         let config = match &self.source {
@@ -191,12 +206,13 @@ impl Surroundings {
             ReadyBy::Exec { command, .. } => Some(resolve(&command[0], &directory, &path)?),
             ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Alive(_) => None,
         };
+        let hooks = resolve_hooks(&service.hooks, &directory, &path)?;
         let argv = service.command.clone();
         let log_file = match &service.log {
             Log::File(path) => Some(Arc::new(open_log(path)?)),
             Log::Capture | Log::Inherit | Log::Journal => None,
         };
-        let opened = listeners::open(&service, existing, inherited)?;
+        let opened = listeners::open(&service, existing, taken, inherited)?;
         let listeners = opened.listeners;
         let release = Release {
             service,
@@ -206,19 +222,21 @@ impl Surroundings {
             directory,
             identity,
             probe,
+            hooks,
             log_file,
             listeners,
             written: OnceLock::new(),
         };
-        let access = Some(access(&config));
-        Ok(Pinned { access, release, warnings: opened.warnings, changes: opened.changes })
+        let (access, metrics) = (Some(access(&config)), Some(Exported(config.metrics)));
+        Ok(Pinned { access, metrics, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     fn check_descriptors(&self, service: &config::Service, kind: Kind) -> Result<(), Reason> {
         let (Ok(open), Ok((limit, _))) = (limits::open_fds(), limits::limit(limits::Resource::NOFILE)) else {
             return Ok(());
         };
-        let needed = PER_INSTANCE + service.listen.len() as u64 + reserve(limit);
+        let hooks: usize = service.hooks.commands.values().map(Vec::len).sum();
+        let needed = PER_INSTANCE + (service.listen.len() + hooks) as u64 + reserve(limit);
         if open as u64 + needed <= limit {
             return Ok(());
         }
@@ -275,7 +293,8 @@ impl Surroundings {
 impl Release {
     /// The files that it runs.
     pub(super) fn executables(&self) -> impl Iterator<Item = &Held> {
-        [Some(&self.program), self.probe.as_ref()].into_iter().flatten().map(|held| &**held)
+        let own = [Some(&self.program), self.probe.as_ref()].into_iter().flatten();
+        own.chain(self.hooks.values().flatten()).map(|held| &**held)
     }
 
     /// All of it, as a successor reads it. It never changes, so it is written once.
@@ -290,15 +309,16 @@ impl Release {
     /// Pins it again, on these sockets.
     pub(super) fn again(&self, listeners: Listeners) -> Result<Pinned, Reason> {
         self.check_program()?;
-        Ok(Pinned { access: None, release: self.on(listeners), warnings: Vec::new(), changes: Vec::new() })
+        let (warnings, changes) = (Vec::new(), Vec::new());
+        Ok(Pinned { access: None, metrics: None, release: self.on(listeners), warnings, changes })
     }
 
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
-    pub(super) fn back(&self, existing: &Listeners) -> Result<Pinned, Reason> {
+    pub(super) fn back(&self, existing: &Listeners, taken: usize) -> Result<Pinned, Reason> {
         self.check_program()?;
-        let opened = listeners::open(&self.service, existing, &mut Inherited::default())?;
+        let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
         let release = self.on(opened.listeners);
-        Ok(Pinned { access: None, release, warnings: opened.warnings, changes: opened.changes })
+        Ok(Pinned { access: None, metrics: None, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     /// The same, holding no sockets: it is only kept to be gone back to.
@@ -329,6 +349,7 @@ impl Release {
             directory: self.directory.clone(),
             identity: self.identity.clone(),
             probe: self.probe.clone(),
+            hooks: self.hooks.clone(),
             log_file: self.log_file.clone(),
             listeners,
             written: OnceLock::new(),
@@ -353,7 +374,7 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         give_up_after: service.restart.give_up_after,
         strategy: strategy(&service.upgrade.strategy),
         health: false,
-        hooks: Hooks::default(),
+        hooks: Hooks { present: service.hooks.commands.keys().copied().collect(), timeout: service.hooks.timeout },
         keep_releases: service.upgrade.keep_releases,
     }
 }
@@ -400,6 +421,36 @@ fn resolve(command: &OsStr, directory: &Path, path: &OsStr) -> Result<Arc<Held>,
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Reason::Exec(format!("cannot {error}{hint}"))
     })
+}
+
+/// The program of each command, held open once however often it is named.
+fn resolve_hooks(
+    hooks: &config::Hooks,
+    directory: &Path,
+    path: &OsStr,
+) -> Result<BTreeMap<Hook, Vec<Arc<Held>>>, Reason> {
+    let mut known: BTreeMap<&OsStr, Arc<Held>> = BTreeMap::new();
+    let mut resolved: BTreeMap<Hook, Vec<Arc<Held>>> = BTreeMap::new();
+    for (hook, commands) in &hooks.commands {
+        for command in commands {
+            let word = command.0[0].as_os_str();
+            let held = match known.get(word) {
+                Some(held) => Arc::clone(held),
+                None => resolve(word, directory, path).map_err(|reason| of_hook(*hook, reason))?,
+            };
+            known.insert(word, Arc::clone(&held));
+            resolved.entry(*hook).or_default().push(held);
+        }
+    }
+    Ok(resolved)
+}
+
+/// Which program it is that cannot be executed.
+fn of_hook(hook: Hook, reason: Reason) -> Reason {
+    match reason {
+        Reason::Exec(error) => Reason::Exec(format!("the {hook} hook: {error}")),
+        other => other,
+    }
 }
 
 pub(super) fn open_log(path: &Path) -> Result<File, Reason> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::ledger::News;
+use super::metrics::Facts;
 use super::status::{self, Snapshot};
 use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
@@ -10,7 +11,7 @@ use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
 };
 use crate::core::event::spoken;
-use crate::core::{Admission, Generation, Kind, Refusal, ReleaseId, ServiceId};
+use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId};
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -37,6 +38,10 @@ impl Supervisor {
             }
             Command::Feed { after, reply } => {
                 let _ = reply.send(Some(self.feed.page(after)));
+            }
+            Command::Metrics { reply } => {
+                let facts = self.facts();
+                tokio::task::spawn_blocking(move || drop(reply.send(facts.text())));
             }
             Command::History { wanted, reply } => {
                 let known = self.history.known();
@@ -273,6 +278,15 @@ impl Supervisor {
         }
     }
 
+    /// What the loop knows for a monitoring system.
+    fn facts(&self) -> Facts {
+        let Snapshot { status, sockets, .. } = self.snapshot();
+        let seats = |service: &core::service::Service| service.serving().map_or(0, |serving| serving.seats.len());
+        let desired = self.core.services().values().map(seats).collect();
+        let (counters, history_lost) = (self.counters.clone(), self.history.lost());
+        Facts { status, sockets, desired, counters, history_lost }
+    }
+
     /// What the loop knows for `zdsup status`.
     pub(super) fn snapshot(&self) -> Snapshot {
         let now = self.now();
@@ -296,6 +310,7 @@ impl Supervisor {
             status.last_output = last_output.map(|(_, output)| output.clone());
             status.upgrade = machine.upgrade.as_ref().and_then(|upgrade| self.ledger.status(upgrade.id, now));
             status.last_upgrade = self.ledger.last_ended(&shell.name, now);
+            status.hook = shell.hooks.describe();
             services.push(status);
             sockets.push(shell.listeners.iter().map(|listener| std::sync::Arc::clone(&listener.socket)).collect());
         }

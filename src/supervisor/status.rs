@@ -75,6 +75,7 @@ pub(super) fn service(
         serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
         upgrade: None,
         last_upgrade: None,
+        hook: None,
         instances: service.desired(),
         configured: service.scaled.map(|scaled| scaled.configured),
         strategy: shell.config.map_or(&Strategy::Overlap, |config| &config.upgrade.strategy).word().to_owned(),
@@ -289,8 +290,8 @@ pub(super) fn complete(snapshot: Snapshot) -> Status {
     }
     for (service, sockets) in status.services.iter_mut().zip(&sockets) {
         for (listener, socket) in service.listeners.iter_mut().zip(sockets) {
-            if let Some((queued, backlog)) = socket.bound.queue() {
-                listener.queue = Some(queued);
+            for (queued, backlog) in socket.all().iter().filter_map(|socket| socket.bound.queue()) {
+                listener.queue = Some(listener.queue.unwrap_or(0) + queued);
                 listener.backlog = Some(backlog);
             }
         }

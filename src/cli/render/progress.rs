@@ -29,6 +29,9 @@ pub(in crate::cli) fn event(event: &UpgradeEvent, style: Style) -> String {
         None if event.event == "status" => {
             format!("{time}  {}: status: {}\n", style.strong(&subject), clean(&event.message))
         }
+        None if event.event == "output" => {
+            format!("{time}  {}: {} {}\n", style.strong(&subject), style.faint("|"), clean(&event.message))
+        }
         None => format!("{time}  {}: {}\n", style.strong(&subject), clean(&event.message)),
     }
 }
@@ -55,7 +58,7 @@ pub(in crate::cli) fn waiting(last: Option<&UpgradeEvent>, said: &str) -> String
     };
     let subject = last.map(|event| format!("{}: ", subject(event))).unwrap_or_default();
     let said = if said.is_empty() { String::new() } else { format!(" · {}", clean(said)) };
-    format!("{subject}{what}{said}")
+    format!("{subject}{}{said}", clean(what))
 }
 
 /// The last lines of output of a candidate, or where to look for them.

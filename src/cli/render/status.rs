@@ -127,6 +127,9 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
     if let Some(upgrade) = &service.upgrade {
         out.push_str(&in_flight(upgrade));
     }
+    if let Some(hook) = &service.hook {
+        out.push_str(&format!("  running the hook {}\n", clean(hook)));
+    }
     let mut table = Table::new(["INSTANCE", "STATE", "WEIGHT", "PID", "AGE", "CONNS", "MEMORY", "CPU"]);
     for generation in &service.generations {
         add_generation(&mut table, &service.name, generation);
@@ -269,7 +272,8 @@ pub(super) fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> Stri
     let VerdictStatus { reason, hint, .. } = verdict;
     if verdict.verdict == Verdict::Upgraded {
         let to = last.generation.map(|generation| format!(" to {}@{generation}", last.service)).unwrap_or_default();
-        return format!("  {what} {} {}\n", style.good(&format!("upgraded{to}")), style.faint(&format!("({when})")));
+        let line = format!("  {what} {} {}\n", style.good(&format!("upgraded{to}")), style.faint(&format!("({when})")));
+        return line + &warnings(last, style);
     }
     let candidate = last.generation.map(|generation| format!(" {}@{generation}", last.service)).unwrap_or_default();
     let mut out = format!("  {what}{candidate} {} {}\n", ended(verdict, style), style.faint(&format!("({when})")));
@@ -280,5 +284,10 @@ pub(super) fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> Stri
     if let Some(hint) = hint {
         out.push_str(&format!("    hint: {}\n", clean(hint)));
     }
-    out
+    out + &warnings(last, style)
+}
+
+fn warnings(last: &UpgradeStatus, style: Style) -> String {
+    let line = |warning: &String| format!("    {}\n", style.unsure(&format!("warning: {}", clean(warning))));
+    last.warnings.iter().map(line).collect()
 }

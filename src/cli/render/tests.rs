@@ -20,6 +20,7 @@ fn service() -> ServiceStatus {
         strategy: "overlap".into(),
         traffic: "shared".into(),
         kept: Vec::new(),
+        hook: None,
         generations: vec![
             generation(4, GenerationState::Starting, instance("4.1", InstanceState::Starting, Some(28.2))),
             generation(3, GenerationState::Serving, instance("3.1", InstanceState::Ready, None)),
@@ -77,6 +78,7 @@ fn upgrade(id: u64, step: &str, verdict: Option<VerdictStatus>) -> UpgradeStatus
         duration: 1.75,
         verdict,
         drained: false,
+        warnings: Vec::new(),
     }
 }
 
@@ -169,7 +171,9 @@ fn status_of_services_that_do_not_serve() {
     if let Some(verdict) = &mut upgraded.verdict {
         verdict.verdict = Verdict::Upgraded;
     }
+    upgraded.warnings = vec!["the after-drain hook failed: ./migrate contract: exit status 1".into()];
     steered.last_upgrade = Some(upgraded);
+    steered.hook = Some("after-ready of generation 4".into());
     whole.services = vec![down, steered];
     insta::assert_snapshot!(status(&whole, 1_013.75, PLAIN));
 }
@@ -264,6 +268,8 @@ fn the_story_of_an_upgrade() {
     refused.verdict = Verdict::Refused;
     refused.output.clear();
     let story: String = [
+        happened("hook", "running the before-start hook", None),
+        happened("output", "altering the table", None),
         happened("spawned", "spawned as process 7, waiting for it to be ready", None),
         happened("status", "loading 3 of 7", None),
         happened("spawned", "instance 2 spawned as process 8, waiting for it to be ready", None),
@@ -307,6 +313,7 @@ fn the_moving_line() {
     ] {
         lines.push(waiting(Some(&happened(name, message, None)), ""));
     }
+    lines.push(waiting(Some(&happened("hook", "running the before-start hook", None)), "altering the table"));
     lines.push(waiting(Some(&happened("verdict", "", Some(failed()))), ""));
     lines.push(format!("draining {}", draining(&whole())));
     insta::assert_snapshot!(lines.join("\n"));

@@ -80,6 +80,7 @@ fn file(row: &Row, value: Option<&str>) -> String {
         ("[[service.NAME.upgrade.canary.steps]]", "weight", _) => "hold = \"1s\"\n",
         ("[[service.NAME.upgrade.canary.steps]]", ..) => "weight = 5\n",
         ("[service.NAME.upgrade.probe]", "rate" | "listener", _) => "http = \"/\"\n",
+        ("[service.NAME.hooks]", ..) => return format!("{MINIMAL}working-directory = \"/\"\n{table}\n{line}"),
         _ => "",
     };
     format!("{MINIMAL}{before}{table}\n{beside}{line}")

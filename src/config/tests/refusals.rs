@@ -3,7 +3,7 @@
 use super::*;
 
 /// What follows a good service.
-const AFTER: [(&str, &str); 89] = [
+const AFTER: [(&str, &str); 97] = [
     ("a misspelt key", "nise = 5"),
     ("a key with underscores", "working_directory = \"/\""),
     ("a key of another table", "timeout = \"5s\""),
@@ -72,6 +72,17 @@ const AFTER: [(&str, &str); 89] = [
     ("no backoff", "[service.web.restart]\nbackoff = \"0s..1s\""),
     ("a watchdog without patience", "[service.web.watchdog]\ntimeout = \"0s\""),
     ("no draining", "[service.web.upgrade]\nmax-draining = 0"),
+    ("an unknown hook", "[service.web.hooks]\nbefore-stop = [[\"/bin/true\"]]"),
+    ("a hook with one command", "[service.web.hooks]\nbefore-start = [\"/bin/migrate\", \"expand\"]"),
+    ("a hook in one string", "[service.web.hooks]\nbefore-start = \"/bin/migrate expand\""),
+    ("a hook that runs nothing", "[service.web.hooks]\nafter-ready = [[\"/bin/true\"], []]"),
+    ("a relative hook", "[service.web.hooks]\nafter-drain = [[\"./migrate\"]]"),
+    ("a hook without time", "[service.web.hooks]\ntimeout = \"0s\""),
+    (
+        "a hook of many commands",
+        "[service.web.hooks]\non-failure = [\n[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],\n[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"a\"],[\"b\"]]",
+    ),
+    ("a variable of a hook", "environment = { ZDSUP_HOOK = \"before-start\" }"),
     ("an unknown limit", "limits = { nofiles = 1024 }"),
     ("a backwards limit", "limits = { nofile = \"4096:1024\" }"),
     ("too nice", "nice = 20"),

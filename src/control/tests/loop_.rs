@@ -83,6 +83,7 @@ impl Loop {
                 let page = EventsPage { events, after, finished: false, changed: story.changed.subscribe() };
                 drop(reply.send(Some(page)));
             }
+            Command::Metrics { reply } => drop(reply.send("# EOF\n".into())),
             Command::History { wanted, reply } => {
                 let page = HistoryPage { upgrades: vec![], skipped: wanted.after };
                 drop(reply.send(rejection(wanted.service.as_deref()).map_or(Ok(page), Err)));
@@ -155,6 +156,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         duration: 0.0,
         verdict: story.finished.then(verdict),
         drained: story.finished,
+        warnings: vec![],
     }
 }
 

@@ -29,6 +29,8 @@ impl Moment<'_> {
             self.event,
             "status"
                 | "promoted"
+                | "output"
+                | "warning"
                 | "overdue"
                 | "undead"
                 | "retrying"

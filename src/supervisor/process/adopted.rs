@@ -11,6 +11,7 @@ use super::readiness::Probe;
 use super::streams::prefixes;
 use super::{Ground, Process, Stream, Tail, Watched};
 use crate::config::ReadyBy;
+use crate::core::Slot;
 use crate::supervisor::ignored::Ignored;
 use crate::supervisor::poller::Source;
 use crate::supervisor::release::Release;
@@ -68,6 +69,7 @@ impl Process {
     /// When its main process cannot be found any more.
     pub(in crate::supervisor) fn adopt(
         entry: ProcessEntry<'_>,
+        slot: Slot,
         was_us: bool,
         release: Arc<Release>,
         fds: &mut HashMap<Name, OwnedFd>,
@@ -110,6 +112,7 @@ impl Process {
         }
         Ok(Self {
             id,
+            slot,
             token,
             is_ours: was_us && !entry.orphaned,
             release,

@@ -63,7 +63,8 @@ impl Process {
             probe.due = Some(now.after(probe.interval));
             return;
         };
-        let mut plan = plan(&self.release, &program.program, command.clone(), (null.as_fd(), null.as_fd()), ground);
+        let streams = (null.as_fd(), null.as_fd());
+        let mut plan = plan(&self.release, &program.program, command.clone(), streams, ground.nofile);
         let name = format!("{}@{}.{}", ground.service, self.id.generation, self.id.number);
         plan.env.extend(environment_of_instance(self.id, &name, ground));
         plan.env.push(("MAINPID".into(), self.pid.to_string().into()));

@@ -15,8 +15,10 @@ use serde_json::value::RawValue;
 use crate::config;
 use crate::control::server::Access;
 use crate::control::types::LastOutput;
-use crate::core::{Core, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
+use crate::core::event::Hook;
+use crate::core::{Core, Generation, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::supervisor::ledger::Ledger;
+use crate::supervisor::rows::RowEntry;
 use crate::sys::Pid;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::limits::Nofile;
@@ -109,6 +111,32 @@ pub(crate) struct ServiceEntry<'a> {
     pub(crate) stored: Vec<StoredEntry<'a>>,
     #[serde(default)]
     pub(crate) next_stored: u64,
+    /// Its hooks that are to be run, and the process of the one that is being run.
+    #[serde(default)]
+    pub(crate) hooks: Vec<HookEntry<'a>>,
+    #[serde(default)]
+    pub(crate) hook_process: Option<HookProcessEntry>,
+}
+
+/// One hook that nobody waits for: what the machine waits for it asks for again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HookEntry<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) generation: Generation,
+    pub(crate) release: ReleaseId,
+    pub(crate) upgrade: Option<UpgradeId>,
+    /// That release is kept for this hook alone.
+    pub(crate) is_last: bool,
+    /// What its environment says beside the release's.
+    pub(crate) environment: Cow<'a, BTreeMap<String, String>>,
+}
+
+/// The process of a hook.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct HookProcessEntry {
+    /// What its descriptor is called by.
+    pub(crate) token: u64,
+    pub(crate) pid: Pid,
 }
 
 /// One descriptor that a service has stored.
@@ -135,6 +163,9 @@ pub(crate) struct SocketEntry<'a> {
     pub(crate) asked: Cow<'a, Endpoint>,
     /// By socket activation, rather than bound.
     pub(crate) inherited: bool,
+    /// Its row, where traffic is steered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) row: Option<Cow<'a, RowEntry>>,
 }
 
 /// One release.
@@ -143,6 +174,9 @@ pub(crate) struct ReleaseEntry<'a> {
     pub(crate) service: Cow<'a, config::Service>,
     pub(crate) program: ProgramEntry,
     pub(crate) probe: Option<ProgramEntry>,
+    /// One a command.
+    #[serde(default)]
+    pub(crate) hooks: BTreeMap<Hook, Vec<ProgramEntry>>,
     #[serde(with = "crate::sys::written::list")]
     pub(crate) argv: Vec<OsString>,
     #[serde(with = "crate::sys::written::map")]
