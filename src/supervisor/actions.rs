@@ -9,6 +9,7 @@ use super::listeners::Listeners;
 use super::process::{Ground, Process};
 use super::release::{Exported, Pinned};
 use super::store::Store;
+use super::survival::PER_INSTANCE;
 use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
 use crate::config;
 use crate::control::types::{LastOutput, VerdictStatus};
@@ -117,7 +118,8 @@ impl Supervisor {
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
         }
-        if let Some(reason) = self.survival.is_full(pinned.release.hooks.values().flatten().count()) {
+        let further = pinned.release.service.instances.saturating_sub(1) as usize * PER_INSTANCE;
+        if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let id = ReleaseId(self.next_release);
@@ -422,7 +424,10 @@ impl Supervisor {
             exit_code: exit.code(),
             step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
-            hint: reason.as_ref().and_then(story::hint),
+            hint: match &reason {
+                Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
+                reason => reason.as_ref().and_then(story::hint),
+            },
             output,
             output_elsewhere,
             serving: serving.map(|serving| serving.0),

@@ -242,7 +242,7 @@ impl Supervisor {
     }
 
     /// What may be gone back to.
-    fn kept_sentence(&self, service: ServiceId) -> String {
+    pub(super) fn kept_sentence(&self, service: ServiceId) -> String {
         let name = self.name_of(service);
         let machine = self.core.services().get(&service);
         let kept: Vec<String> = machine

@@ -81,8 +81,8 @@ impl Service {
     }
 
     pub(in crate::core) fn pin_failed(&mut self, now: Time, reason: Reason, out: &mut Outbox) {
-        let verdict =
-            if matches!(reason, Reason::Config(_) | Reason::Resources(_)) { Verdict::Refused } else { Verdict::Failed };
+        let refused = matches!(reason, Reason::Config(_) | Reason::Resources(_) | Reason::Overwritten(_));
+        let verdict = if refused { Verdict::Refused } else { Verdict::Failed };
         self.give_up(now, verdict, reason, out);
     }
 
