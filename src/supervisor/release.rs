@@ -236,7 +236,8 @@ impl Surroundings {
             return Ok(());
         };
         let hooks: usize = service.hooks.commands.values().map(Vec::len).sum();
-        let needed = PER_INSTANCE + (service.listen.len() + hooks) as u64 + reserve(limit);
+        let needed =
+            PER_INSTANCE * u64::from(service.instances) + (service.listen.len() + hooks) as u64 + reserve(limit);
         if open as u64 + needed <= limit {
             return Ok(());
         }
@@ -343,7 +344,7 @@ impl Release {
         match self.program.program.check() {
             Ok(Stands::SameFile | Stands::PathMoved) => Ok(()),
             Err(error) => Err(Reason::Exec(format!("{}: {error}", self.program.program.path.display()))),
-            Ok(Stands::OverwrittenInPlace) => Err(Reason::Exec(format!(
+            Ok(Stands::OverwrittenInPlace) => Err(Reason::Overwritten(format!(
                 "{} was overwritten in place since it was pinned, so the release cannot be run again: `zdsup reload` \
                  takes the new one",
                 self.program.program.path.display()

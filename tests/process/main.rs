@@ -24,5 +24,6 @@ mod readiness;
 mod reexec;
 mod reuse;
 mod store;
+mod strategies;
 mod upgrades;
 mod watchdog;

@@ -28,6 +28,7 @@ impl Moment<'_> {
         let aside = matches!(
             self.event,
             "status"
+                | "promoted"
                 | "output"
                 | "warning"
                 | "overdue"
