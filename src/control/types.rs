@@ -176,12 +176,30 @@ pub struct InstanceStatus {
     pub memory: Option<u64>,
     /// Processor time of all its processes, seconds.
     pub cpu: Option<f64>,
+    /// What its health checks say.
+    pub health: InstanceHealth,
+    /// What the latest check that failed came to, until one passes.
+    pub health_failure: Option<String>,
     /// Its last STATUS=.
     pub status: Option<String>,
     /// Until its deadline (ready or drain), seconds.
     pub remaining: Option<f64>,
     /// Something an operator should know: no handler for the stop signal, a listener made non-blocking.
     pub notes: Vec<String>,
+}
+
+/// What the health checks of a process say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceHealth {
+    /// There are none, or it is not in a state to be checked.
+    Unchecked,
+    /// It says that it is ready, and they have not passed yet.
+    Proving,
+    /// They pass.
+    Passing,
+    /// They fail.
+    Failing,
 }
 
 /// Where a process stands.
