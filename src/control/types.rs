@@ -339,7 +339,7 @@ pub struct UpgradeEvent {
     /// The service.
     pub service: String,
     /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
-    /// `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`,
+    /// `check`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`,
     /// `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `warning` (a hook
     /// that nobody waited for has failed), `drained`.
     pub event: String,
@@ -360,7 +360,7 @@ pub struct SupervisorEvent {
     pub seq: u64,
     /// When.
     pub at: f64,
-    /// What kind: those of an upgrade's events but `status` and `output`; `retrying`, `gave-up` and `stopped` of a
+    /// What kind: those of an upgrade's events but `status`, `check` and `output`; `retrying`, `gave-up` and `stopped` of a
     /// service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
     pub event: String,
     /// A sentence for a person.

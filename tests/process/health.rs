@@ -84,7 +84,10 @@ fn a_candidate_that_is_ready_and_not_healthy_is_failed_and_the_old_one_untouched
     assert!(reload.verdict().and_then(|verdict| verdict.hint.as_deref()).is_some_and(|hint| hint.contains("health")));
     // What answers in time is as good as nothing where nothing is said in time.
     set(&z, 2, "hangs");
-    z.configure(|setup| setup.health.push("timeout = \"50ms\"".into()));
+    z.configure(|setup| {
+        setup.health.push("timeout = \"50ms\"".into());
+        setup.drain = vec!["timeout = \"500ms\"".into()];
+    });
     z.reload(&[]).is(Verdict::Failed).because("the last one: GET /healthz: no answer in 50 ms").still_serving(1);
     let status = z.settled(1);
     assert_eq!(pid(&status, 1), old);

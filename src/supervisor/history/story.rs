@@ -28,6 +28,8 @@ impl Moment<'_> {
         let aside = matches!(
             self.event,
             "status"
+                | "check"
+                | "healthy"
                 | "output"
                 | "warning"
                 | "overdue"
