@@ -16,6 +16,7 @@ mod command;
 mod door;
 mod network;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ const IMPATIENT: Duration = Duration::from_millis(200);
 /// A command that is found running so long after its time may have ended while we did not look.
 const LATE: Duration = Duration::from_millis(500);
 
+/// When one that said nothing is made again.
+const AGAIN: Duration = Duration::from_millis(10);
+
 /// What a check came to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
@@ -46,7 +50,7 @@ pub(super) enum Outcome {
     Passed,
     /// It did not, and why.
     Failed(String),
-    /// Nothing can be said: it was ourselves who had no time for it.
+    /// Nothing can be said: it was ourselves who had no time for it, or no way.
     Late,
 }
 
@@ -61,6 +65,8 @@ pub(super) struct Checkup {
     /// When the latest one began.
     began: Time,
     running: Option<Running>,
+    /// Where it comes from, if that is how it is steered.
+    source: Option<SocketAddr>,
     /// What the latest that failed came to, until one passes.
     failure: Option<String>,
 }
@@ -76,7 +82,15 @@ enum Running {
 
 impl Checkup {
     fn new(now: Time) -> Self {
-        Self { tally: Tally::default(), passed: false, due: Some(now), began: now, running: None, failure: None }
+        Self {
+            tally: Tally::default(),
+            passed: false,
+            due: Some(now),
+            began: now,
+            running: None,
+            source: None,
+            failure: None,
+        }
     }
 
     /// When something has to be done about it.
@@ -107,7 +121,8 @@ impl Checkup {
             Outcome::Late => Turn::None,
         };
         let interval = if self.passed { health.interval } else { health.interval.min(IMPATIENT) };
-        self.due = Some(if *outcome == Outcome::Late { now } else { self.began.after(interval).max(now) });
+        let next = if *outcome == Outcome::Late { now.after(AGAIN) } else { self.began.after(interval) };
+        self.due = Some(next.max(now));
         turn
     }
 
@@ -198,12 +213,15 @@ impl Supervisor {
         let Some(health) = &release.service.health else { return };
         let span = health.timeout;
         let begun = match &health.check {
-            Check::Exec(command) => self.begin_command(id, command).map(Running::Command),
-            Check::Tcp(place) => self.door(id, place).map(|door| self.spawn(id, network::connect(door, span))),
-            Check::Http(check) => self.question(id, check).map(|(door, question)| {
-                let asked = async move { network::get(door, &question, span).await };
-                self.spawn(id, asked)
-            }),
+            Check::Exec(command) => self.begin_command(id, command).map(Running::Command).map_err(Outcome::Failed),
+            Check::Tcp(place) => match self.door(id, place) {
+                Ok(door) => Ok(self.spawn(id, network::connect(door, span))),
+                Err(closed) => Err(closed.into()),
+            },
+            Check::Http(check) => match self.question(id, check) {
+                Ok((door, question)) => Ok(self.spawn(id, async move { network::get(door, &question, span).await })),
+                Err(closed) => Err(closed.into()),
+            },
         };
         match begun {
             Ok(running) => {
@@ -211,7 +229,7 @@ impl Supervisor {
                     checkup.running = Some(running);
                 }
             }
-            Err(error) => self.checked(id, Outcome::Failed(error)),
+            Err(outcome) => self.checked(id, outcome),
         }
     }
 
@@ -338,7 +356,7 @@ mod tests {
         let _ = checkup.count(&failed("one"), &health, at(1));
         for _ in 0..5 {
             assert_eq!(checkup.count(&Outcome::Late, &health, at(2)), Turn::None);
-            assert_eq!(checkup.due, Some(at(2)), "it is made again");
+            assert_eq!(checkup.due, Some(at(12)), "it is made again");
         }
         assert_eq!(checkup.count(&failed("two"), &health, at(3)), Turn::To(Health::Failing));
     }

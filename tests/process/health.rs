@@ -350,3 +350,66 @@ fn nothing_is_left_of_a_checked_instance() {
     eventually("as many sockets as before", || held().filter(|now| *now <= before + 1));
     z.end();
 }
+
+/// Over the very listener that clients use, where traffic is steered: each instance is asked, and no other.
+#[test]
+fn a_check_over_a_steered_listener_reaches_the_instance_that_it_means() {
+    for check in ["http = \"/healthz\"", "tcp = true"] {
+        let mut z = Zdsup::serving_with(&["serve"], |setup, place| {
+            setup.service = vec!["traffic = \"steered\"".into()];
+            let lines = [check, "interval = \"20ms\"", "failures = 2", "timeout = \"100ms\""];
+            setup.health = lines.map(str::to_owned).to_vec();
+            setup.ready = vec!["timeout = \"2s\"".into()];
+            setup.command.extend(["--health".into(), switch(place, 1)]);
+        });
+        z.wait_for("it is well", |status| is(status, 1, InstanceHealth::Passing));
+        let old = pid(&z.status(), 1);
+        let load = Load::start(&z.target());
+        if check == "tcp = true" {
+            // It says that it is ready, and accepts nothing.
+            z.release(&["watchdog", "--idle"]);
+            z.reload(&[]).is(Verdict::Failed).because("nobody accepted the connection").still_serving(1);
+        } else {
+            second_release(&mut z);
+            set(&z, 2, "500");
+            z.reload(&[]).is(Verdict::Failed).because("GET /healthz: 500 Internal Server Error").still_serving(1);
+        }
+        let status = z.settled(1);
+        assert_eq!(pid(&status, 1), old);
+        assert!(is(&status, 1, InstanceHealth::Passing), "{status:?}");
+        second_release(&mut z);
+        set(&z, 2, "");
+        z.upgrade();
+        let status = z.settled(3);
+        assert!(is(&status, 3, InstanceHealth::Passing), "{status:?}");
+        load.unharmed();
+        z.end();
+    }
+}
+
+#[test]
+fn each_of_several_instances_is_checked_over_the_steered_listener() {
+    let z = Zdsup::serving_with(&["serve"], |setup, place| {
+        setup.service = vec!["traffic = \"steered\"".into(), "instances = 4".into()];
+        let lines = ["http = \"/healthz\"", "interval = \"20ms\"", "failures = 2", "timeout = \"100ms\""];
+        setup.health = lines.map(str::to_owned).to_vec();
+        setup.restart = vec!["backoff = \"100ms..1s\"".into()];
+        setup.drain = vec!["timeout = \"200ms\"".into()];
+        setup.command.extend(["--health".into(), switch(place, 1)]);
+    });
+    let all_well = |status: &Status| {
+        let one = generation(status, 1).filter(|one| one.instances.len() == 4);
+        one.is_some_and(|one| one.instances.iter().all(|one| one.health == InstanceHealth::Passing))
+    };
+    let status = z.wait_for("all are well", all_well);
+    let pids = |status: &Status| -> Vec<Option<u32>> {
+        generation(status, 1).map(|one| one.instances.iter().map(|one| one.pid).collect()).unwrap_or_default()
+    };
+    let before = pids(&status);
+    // One of them hangs, and only that one is replaced.
+    process::kill(before[2].expect("it runs"), Signal::SIGSTOP);
+    let status = z.wait_for("it is replaced", |status| all_well(status) && !pids(status).contains(&before[2]));
+    let kept = pids(&status).into_iter().filter(|pid| before.contains(pid)).count();
+    assert_eq!(kept, 3, "{status:?}");
+    z.end();
+}

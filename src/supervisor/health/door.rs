@@ -6,34 +6,39 @@ use std::sync::Arc;
 
 use tokio::net::TcpSocket;
 
+use super::Outcome;
 use super::network::{Door, Question};
-use crate::config::health::{HttpCheck, HttpTarget, Place};
+use crate::config::health::{HttpCheck, HttpTarget, Place, UrlError};
 use crate::core::InstanceId;
 use crate::supervisor::Supervisor;
 use crate::supervisor::listeners::Listener;
 use crate::sys::describe;
 use crate::sys::socket::{Bound, Endpoint};
 
+/// Checks of one service that are steered at a time: each is a few instructions of a program whose length is limited.
+const PROBERS_MAX: usize = 32;
+
 impl Supervisor {
     /// The way to an instance over a listener.
-    pub(super) fn door(&mut self, id: InstanceId, place: &Place) -> Result<Door, String> {
-        let process = self.processes.get(&id).ok_or("its process is gone")?;
+    pub(super) fn door(&mut self, id: InstanceId, place: &Place) -> Result<Door, Closed> {
+        let process = self.processes.get(&id).ok_or_else(Closed::gone)?;
         match place {
             Place::Private(_) => {
-                let listener = process.private.as_ref().map(Arc::clone).ok_or("its private listener was lost")?;
-                let Endpoint::Tcp(address) = listener.endpoint else { return Err("it is not for TCP".into()) };
+                let lost = || Closed::For("its private listener was lost".into());
+                let listener = process.private.as_ref().map(Arc::clone).ok_or_else(lost)?;
+                let Endpoint::Tcp(address) = listener.endpoint else { return Err(lost()) };
                 Ok(Door { address, from: None, listener: Some(listener) })
             }
             Place::Listener(name) => {
                 let listener = process.release.listeners.iter().find(|listener| listener.name == *name).cloned();
-                let listener = listener.ok_or("its listener is gone")?;
-                self.steered(id, &listener).map_err(|error| format!("listener {name}: {}", describe(&error)))
+                let listener = listener.ok_or_else(|| Closed::For("its listener is gone".into()))?;
+                self.steered(id, &listener)
             }
         }
     }
 
     /// What an instance is asked, and the way to it.
-    pub(super) fn question(&mut self, id: InstanceId, check: &HttpCheck) -> Result<(Door, Question), String> {
+    pub(super) fn question(&mut self, id: InstanceId, check: &HttpCheck) -> Result<(Door, Question), Closed> {
         let (door, path, place, name) = match &check.target {
             HttpTarget::Path { path, place } => {
                 let door = self.door(id, place)?;
@@ -42,9 +47,10 @@ impl Supervisor {
             }
             HttpTarget::Url(pattern) => {
                 let slot = self.slot_of(id).0;
-                let pid = self.processes.get(&id).map(|process| process.pid).ok_or("its process is gone")?;
+                let pid = self.processes.get(&id).map(|process| process.pid).ok_or_else(Closed::gone)?;
                 let url = pattern.of(slot, pid.as_raw().unsigned_abs());
-                let url = url.map_err(|error| format!("{pattern}, for slot {slot}, {}", error.message))?;
+                let wrong = |error: UrlError| Closed::For(format!("{pattern}, for slot {slot}, {}", error.message));
+                let url = url.map_err(wrong)?;
                 let name = format!("GET http://{}{}", url.authority, url.path);
                 (Door { address: url.address, from: None, listener: None }, url.path, url.authority, name)
             }
@@ -56,30 +62,81 @@ impl Supervisor {
 
     /// The way over a listener that others have too: the connection is told from those of clients by where it comes
     /// from, an address and port that are bound before anything is sent from there.
-    fn steered(&mut self, id: InstanceId, listener: &Listener) -> io::Result<Door> {
-        let Endpoint::Tcp(bound) = listener.socket.bound.endpoint else {
-            return Err(io::ErrorKind::Unsupported.into());
-        };
+    fn steered(&mut self, id: InstanceId, listener: &Listener) -> Result<Door, Closed> {
+        let Endpoint::Tcp(bound) = listener.socket.bound.endpoint else { return Err(Closed::unsteered()) };
         let address = reachable(bound);
         let from = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
         let mut source = address;
         source.set_port(0);
         from.bind(source)?;
-        let listener = self.route(id, listener, from.local_addr()?)?;
-        Ok(Door { address, from: Some(from), listener: Some(listener) })
+        let slot = self.route(id, listener, from.local_addr()?)?;
+        Ok(Door { address, from: Some(from), listener: Some(slot) })
     }
 
-    /// From now on what comes from `source` to this listener reaches this instance and no other process, until
-    /// [`Self::unroute`]. Returns the socket that it reaches.
-    ///
-    /// # Errors
-    /// Always, for now: traffic is not steered, and no config that needs it is taken.
-    fn route(&mut self, _instance: InstanceId, _listener: &Listener, _source: SocketAddr) -> io::Result<Arc<Bound>> {
-        Err(io::Error::new(io::ErrorKind::Unsupported, "its traffic is not steered"))
+    /// From now on what comes from `source` to the listeners of the service reaches this instance and no other process,
+    /// until [`Self::unroute`]. Returns the socket of this listener that it reaches.
+    fn route(&mut self, id: InstanceId, listener: &Listener, source: SocketAddr) -> Result<Arc<Bound>, Closed> {
+        let Some(process) = self.processes.get_mut(&id) else { return Err(Closed::gone()) };
+        if listener.socket.slots.is_none() {
+            return Err(Closed::unsteered());
+        }
+        let (slot, service) = (process.slot, self.services.get_mut(&id.service));
+        let (Some(checkup), Some(service)) = (&mut process.checkup, service) else { return Err(Closed::gone()) };
+        if service.probers.len() >= PROBERS_MAX {
+            return Err(Closed::Busy);
+        }
+        service.probers.insert(source, slot);
+        checkup.source = Some(source);
+        if !self.divide(id.service) {
+            self.unroute(id);
+            return Err(Closed::Busy);
+        }
+        Ok(Arc::clone(&listener.socket.of(slot).bound))
     }
 
-    /// Nothing that comes from anywhere is for this instance alone any more.
-    pub(super) fn unroute(&mut self, _instance: InstanceId) {}
+    /// Nothing is sent to this instance for the sake of where it comes from any more.
+    pub(super) fn unroute(&mut self, id: InstanceId) {
+        let checkup = self.processes.get_mut(&id).and_then(|process| process.checkup.as_mut());
+        let Some(source) = checkup.and_then(|checkup| checkup.source.take()) else { return };
+        if let Some(service) = self.services.get_mut(&id.service) {
+            service.probers.remove(&source);
+            self.steer_due = true;
+        }
+    }
+}
+
+/// Why there is no way to an instance.
+#[derive(Debug)]
+pub(super) enum Closed {
+    /// There is none, and what a check came to by that.
+    For(String),
+    /// Others are on it: there will be one in a moment.
+    Busy,
+}
+
+impl Closed {
+    fn gone() -> Self {
+        Self::For("its process is gone".into())
+    }
+
+    fn unsteered() -> Self {
+        Self::For("the traffic of its listener is not steered".into())
+    }
+}
+
+impl From<io::Error> for Closed {
+    fn from(error: io::Error) -> Self {
+        Self::For(format!("cannot connect: {}", describe(&error)))
+    }
+}
+
+impl From<Closed> for Outcome {
+    fn from(closed: Closed) -> Self {
+        match closed {
+            Closed::For(why) => Self::Failed(why),
+            Closed::Busy => Self::Late,
+        }
+    }
 }
 
 /// An address at which a listener is reached from this machine.
