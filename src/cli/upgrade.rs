@@ -240,7 +240,7 @@ impl Show {
             Self::Lines(_) | Self::Moving { .. } if event.event == "queued" => {}
             Self::Lines(style) => say(render::event(event, *style).trim_end()),
             Self::Moving { line, style, last, said } => {
-                if matches!(event.event.as_str(), "status" | "output") {
+                if matches!(event.event.as_str(), "status" | "check" | "output") {
                     said.clone_from(&event.message);
                 } else {
                     // What a hook said is over with it.

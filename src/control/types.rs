@@ -204,12 +204,30 @@ pub struct InstanceStatus {
     pub memory: Option<u64>,
     /// Processor time of all its processes, seconds.
     pub cpu: Option<f64>,
+    /// What its health checks say.
+    pub health: InstanceHealth,
+    /// What the latest check that failed came to, until one passes.
+    pub health_failure: Option<String>,
     /// Its last STATUS=.
     pub status: Option<String>,
     /// Until its deadline (ready or drain), seconds.
     pub remaining: Option<f64>,
     /// Something an operator should know: no handler for the stop signal, a listener made non-blocking.
     pub notes: Vec<String>,
+}
+
+/// What the health checks of a process say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceHealth {
+    /// There are none, or it is not in a state to be checked.
+    Unchecked,
+    /// It says that it is ready, and they have not passed yet.
+    Proving,
+    /// They pass.
+    Passing,
+    /// They fail.
+    Failing,
 }
 
 /// Where a process stands.
@@ -352,9 +370,9 @@ pub struct UpgradeEvent {
     /// The service.
     pub service: String,
     /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
-    /// `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`, `standby`,
-    /// `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`,
-    /// `warning` (a hook that nobody waited for has failed), `drained`.
+    /// `check`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
+    /// `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
+    /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -373,8 +391,8 @@ pub struct SupervisorEvent {
     pub seq: u64,
     /// When.
     pub at: f64,
-    /// What kind: those of an upgrade's events but `status` and `output`; `requested`, `scaled`, `retrying`, `gave-up` and
-    /// `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    /// What kind: those of an upgrade's events but `status`, `check` and `output`; `requested`, `scaled`, `retrying`,
+    /// `gave-up` and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
     pub event: String,
     /// A sentence for a person.
     pub message: String,

@@ -264,6 +264,7 @@ impl Supervisor {
     }
 
     fn signal(&mut self, instance: InstanceId, which: &str, signal: impl FnOnce(&config::Service) -> i32) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else { return };
         process.stop_probe(&mut self.poller);
         match process.signal(signal(&process.release.service)) {
@@ -278,6 +279,7 @@ impl Supervisor {
     }
 
     fn kill(&mut self, instance: InstanceId) {
+        self.end_checkup(instance);
         if let Some(process) = self.processes.get_mut(&instance) {
             process.stop_probe(&mut self.poller);
             process.kill();
@@ -285,6 +287,7 @@ impl Supervisor {
     }
 
     fn sweep(&mut self, instance: InstanceId, force: bool) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else {
             return self.tell_core_of(instance, InstanceEvent::Emptied);
         };
@@ -418,8 +421,10 @@ impl Supervisor {
             (_, _, None) => self.last_lines(service, candidate),
         };
         let exit = story::exit_code(verdict, reason.as_ref());
-        let said = candidate.and_then(|candidate| self.last_status(service, candidate));
-        let why = reason.as_ref().map(|reason| story::reason(reason, said));
+        let latest = candidate.and_then(|candidate| self.latest(service, candidate));
+        let said = latest.and_then(|process| process.status.as_deref());
+        let check = latest.and_then(|process| process.checkup.as_ref()?.failure());
+        let why = reason.as_ref().map(|reason| story::reason(reason, said, check));
         let status = VerdictStatus {
             verdict,
             exit_code: exit.code(),
@@ -555,12 +560,11 @@ impl Supervisor {
         generation.is_some_and(|generation| generation.seats.len() > 1)
     }
 
-    /// What a generation last said of itself.
-    fn last_status(&self, service: ServiceId, generation: Generation) -> Option<&str> {
+    /// The process of a generation that an upgrade failed by, else the latest.
+    fn latest(&self, service: ServiceId, generation: Generation) -> Option<&Process> {
         let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
         let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
-        let theirs = self.processes.values().filter(theirs);
-        theirs.max_by_key(|process| (Some(process.id) == blamed, process.id))?.status.as_deref()
+        self.processes.values().filter(theirs).max_by_key(|process| (Some(process.id) == blamed, process.id))
     }
 
     /// The generation that answers new connections.

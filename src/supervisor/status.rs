@@ -10,8 +10,8 @@ use super::listeners::{Listeners, Origin, Socket};
 use super::process::Process;
 use crate::config::{self, Strategy, Traffic};
 use crate::control::types::{
-    GenerationState, GenerationStatus, InstanceState, InstanceStatus, KeptStatus, ListenerStatus, ServiceState,
-    ServiceStatus, Status,
+    GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, KeptStatus, ListenerStatus,
+    ServiceState, ServiceStatus, Status,
 };
 use crate::core::event::spoken;
 use crate::core::instance::{Instance, State};
@@ -234,6 +234,9 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
     if instance.said_stopping {
         notes.push("it says that it is stopping".into());
     }
+    let health = health(instance, process);
+    let failure =
+        process.filter(|_| health != InstanceHealth::Unchecked).and_then(|one| one.checkup.as_ref()?.failure());
     InstanceStatus {
         instance: format!("{}.{}", instance.id.generation, instance.id.number),
         state,
@@ -242,6 +245,8 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
         connections: None,
         memory: None,
         cpu: None,
+        health,
+        health_failure: failure.map(str::to_owned),
         status: process.and_then(|process| process.status.clone()),
         // A watchdog's deadline is nobody's to wait for.
         remaining: instance
@@ -250,6 +255,25 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
             .filter(|at| *at != Time(u64::MAX))
             .map(|at| at.since(now).as_secs_f64()),
         notes,
+    }
+}
+
+/// What its checks say, by the machine: a successor that has not checked it yet knows of the verdict all the same.
+fn health(instance: &Instance, process: Option<&Process>) -> InstanceHealth {
+    if !process.is_some_and(Process::is_checkable) {
+        return InstanceHealth::Unchecked;
+    }
+    match instance.state {
+        State::Proving { .. } => InstanceHealth::Proving,
+        State::Ready { .. } if instance.failing => InstanceHealth::Failing,
+        State::Ready { .. } => InstanceHealth::Passing,
+        State::Preparing { .. }
+        | State::Launching { .. }
+        | State::Starting { .. }
+        | State::Stopping { .. }
+        | State::Aborting { .. }
+        | State::Killing { .. }
+        | State::Leftovers { .. } => InstanceHealth::Unchecked,
     }
 }
 

@@ -150,10 +150,12 @@ pub(super) fn upgraded(
     }
 }
 
-/// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along.
-pub(super) fn reason(reason: &Reason, status: Option<&str>) -> String {
-    match (reason, status) {
-        (Reason::NeverReady(_), Some(status)) => format!("{reason}; its last status: {status}"),
+/// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along;
+/// what its health checks wait for, to them.
+pub(super) fn reason(reason: &Reason, status: Option<&str>, check: Option<&str>) -> String {
+    match (reason, status, check) {
+        (Reason::NeverReady(_), Some(status), _) => format!("{reason}; its last status: {status}"),
+        (Reason::NeverHealthy(_), _, Some(check)) => format!("{reason}; the last one: {check}"),
         _ => reason.to_string(),
     }
 }
@@ -164,6 +166,10 @@ pub(super) fn hint(reason: &Reason) -> Option<String> {
         Reason::NeverReady(_) => {
             "does it send READY=1 to $NOTIFY_SOCKET? otherwise choose another proof with ready.by (--ready), or give it \
              longer with ready.timeout (--ready-timeout)"
+                .into()
+        }
+        Reason::NeverHealthy(_) => {
+            "a service that is ready long before it answers well may need longer: ready.timeout (--ready-timeout);              otherwise see whether [service.NAME.health] asks for the right thing"
                 .into()
         }
         Reason::WatchdogMissed(_) => {

@@ -12,6 +12,7 @@ mod drain;
 mod events;
 mod examples;
 mod failures;
+mod health;
 mod history;
 mod hooks;
 mod hostile;

@@ -2,8 +2,8 @@
 
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{
-    GenerationState, GenerationStatus, InstanceState, InstanceStatus, LastOutput, ListenerStatus, ServiceState,
-    ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
+    GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, LastOutput, ListenerStatus,
+    ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
 };
 use crate::core::Verdict;
 
@@ -206,9 +206,22 @@ pub(super) fn below(instance: &InstanceStatus) -> Vec<String> {
         }
         InstanceState::Ready | InstanceState::Killing => None,
     });
-    let said: Vec<String> = [left, instance.status.as_deref().map(clean)].into_iter().flatten().collect();
+    let said: Vec<String> =
+        [left, health(instance), instance.status.as_deref().map(clean)].into_iter().flatten().collect();
     let said = if said.is_empty() { None } else { Some(said.join(" · ")) };
     said.into_iter().chain(instance.notes.iter().map(|note| format!("note: {}", clean(note)))).collect()
+}
+
+/// What its health checks say, unless all is well.
+fn health(instance: &InstanceStatus) -> Option<String> {
+    let failure = instance.health_failure.as_deref().map(clean);
+    let failure = |what: &str| failure.map_or_else(|| what.to_owned(), |failure| format!("{what}: {failure}"));
+    match instance.health {
+        InstanceHealth::Unchecked => None,
+        InstanceHealth::Proving => Some(failure("not healthy yet")),
+        InstanceHealth::Passing => instance.health_failure.is_some().then(|| failure("the latest health check failed")),
+        InstanceHealth::Failing => Some(failure("UNHEALTHY")),
+    }
 }
 
 pub(super) fn generation_state(state: GenerationState) -> &'static str {

@@ -118,6 +118,8 @@ fn instance(name: &str, state: InstanceState, remaining: Option<f64>) -> Instanc
         connections: Some(17),
         memory: Some(36_175_872),
         cpu: Some(12.34),
+        health: InstanceHealth::Unchecked,
+        health_failure: None,
         status: Some("processing\nrequests \x07".into()),
         remaining,
         notes: Vec::new(),
@@ -231,6 +233,32 @@ fn watching() {
     let text = watch(&whole, &mut peaks, 1_013.75, PLAIN);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert!(text.chars().all(|char| !char.is_control() || char == '\n'), "{text:?}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn status_of_what_is_checked() {
+    let with = |name: &str, state, health, failure: Option<&str>| InstanceStatus {
+        health,
+        health_failure: failure.map(str::to_owned),
+        status: None,
+        ..instance(name, state, None)
+    };
+    let mut proving =
+        with("4.1", InstanceState::Proving, InstanceHealth::Proving, Some("GET /healthz: 503 \x1b[31mNo"));
+    proving.remaining = Some(28.2);
+    let mut checked = service();
+    checked.generations = vec![
+        generation(4, GenerationState::Starting, proving),
+        generation(3, GenerationState::Serving, with("3.1", InstanceState::Ready, InstanceHealth::Passing, None)),
+    ];
+    checked.generations[1].instances.extend([
+        with("3.2", InstanceState::Ready, InstanceHealth::Failing, Some("no answer in 1 s")),
+        with("3.3", InstanceState::Ready, InstanceHealth::Passing, Some("connect: connection refused")),
+        with("3.4", InstanceState::Proving, InstanceHealth::Proving, None),
+    ]);
+    let text = super::status::status(&Status { services: vec![checked], ..whole() }, 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
 }
 

@@ -29,6 +29,8 @@ impl Moment<'_> {
             self.event,
             "status"
                 | "promoted"
+                | "check"
+                | "healthy"
                 | "output"
                 | "warning"
                 | "overdue"

@@ -306,6 +306,7 @@ impl<'a> ReleaseEntry<'a> {
             service: Cow::Borrowed(&release.service),
             program: ProgramEntry::of(&release.program),
             probe: release.probe.as_deref().map(ProgramEntry::of),
+            check: release.check.as_deref().map(ProgramEntry::of),
             hooks: release.hooks.iter().map(|(hook, held)| (*hook, programs(held))).collect(),
             argv: release.argv.clone(),
             environment: release.environment.clone(),
