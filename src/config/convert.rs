@@ -56,7 +56,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 11] = [
+const OWN_VARIABLES: [&str; 12] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -67,6 +67,7 @@ const OWN_VARIABLES: [&str; 11] = [
     "WATCHDOG_USEC",
     "ZDSUP_GENERATION",
     "ZDSUP_INSTANCE",
+    "ZDSUP_REHEARSAL",
     "ZDSUP_SERVICE",
 ];
 

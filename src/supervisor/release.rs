@@ -39,7 +39,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 16] = [
+const STALE: [&str; 17] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -55,8 +55,12 @@ const STALE: [&str; 16] = [
     "STATE_DIRECTORY",
     "MAINPID",
     "ZDSUP_NAME",
+    REHEARSAL,
     STATE_FD,
 ];
+
+/// What tells a service that nobody is served by it: `1`.
+const REHEARSAL: &str = "ZDSUP_REHEARSAL";
 
 /// A pinned release.
 #[derive(Debug)]
@@ -156,12 +160,14 @@ pub(super) struct Surroundings {
     pub(super) directory: PathBuf,
     /// The limits on open files that it was started with.
     pub(super) nofile: Nofile,
+    /// Nobody is served.
+    pub(super) rehearsal: bool,
 }
 
 impl Surroundings {
     /// Reads them.
-    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile) -> Self {
-        Self { source, environment: std::env::vars_os().collect(), directory, nofile }
+    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile, rehearsal: bool) -> Self {
+        Self { source, environment: std::env::vars_os().collect(), directory, nofile, rehearsal }
     }
 
     /// Pins the release that the config names now.
@@ -268,6 +274,11 @@ impl Surroundings {
             environment.extend(parse_environment(&text, path)?);
         }
         environment.extend(service.environment.iter().map(|(name, value)| (name.into(), value.into())));
+        // A file could say it too.
+        environment.remove(OsStr::new(REHEARSAL));
+        if self.rehearsal {
+            environment.insert(REHEARSAL.into(), "1".into());
+        }
         Ok(environment)
     }
 }
