@@ -22,6 +22,7 @@ mod explain;
 mod order;
 pub(crate) mod raw;
 mod read;
+mod rehearse;
 pub(crate) mod source;
 mod units;
 mod upgrade;
@@ -34,6 +35,7 @@ pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, spli
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
 pub use read::FILE_MAX;
+pub use rehearse::RehearsalError;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;
 pub use upgrade::{Canary, CanaryStep, ErrorBudget, Strategy, Traffic, Upgrade, UpgradeProbe};
