@@ -1,12 +1,13 @@
 //! `zdsup run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::Failure;
 use super::run_flags::RunFlags;
 use super::{Global, LogFormat};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::supervisor::{self, log};
 use crate::sys::describe;
@@ -45,6 +46,15 @@ pub(super) fn check(global: &Global, args: &RunArgs) -> Result<(), String> {
         None => args.flags.config_in(&config::last_directory(), name).map(drop),
     };
     checked.map_err(|error| error.to_string())
+}
+
+/// What these say where they are given in `directory`: the config of a supervisor that was started by them.
+pub(super) fn given(global: &Global, args: &RunArgs, directory: &Path) -> Result<Config, Failure> {
+    let name = global.name.as_deref();
+    Ok(match &args.config {
+        Some(path) => config::load(&directory.join(path), name)?,
+        None => args.flags.config_in(directory, name)?,
+    })
 }
 
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {

@@ -2,12 +2,14 @@
 
 mod history;
 mod progress;
+mod rehearsal;
 mod status;
 mod table;
 mod units;
 
 pub(super) use history::{history, kpi, timeline, told};
 pub(super) use progress::{accepted, event, waiting};
+pub(super) use rehearsal::{rehearsal_overdue, rehearsed, rehearsed_in_short, rehearsing};
 pub(super) use status::{draining, status};
 pub(super) use units::span;
 
