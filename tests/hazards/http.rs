@@ -149,7 +149,8 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
         let manner = if close { "close" } else { "keep-alive" };
         let generation = std::env::var("ZDSUP_GENERATION").unwrap_or_default();
         let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-generation: {generation}\r\nconnection: {manner}\r\n\r\n",
+            "HTTP/1.1 {}\r\ncontent-length: {}\r\nx-generation: {generation}\r\nconnection: {manner}\r\n\r\n",
+            path.strip_prefix("/status/").unwrap_or("200 OK"),
             body.len()
         );
         if connection.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_err() {

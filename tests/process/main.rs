@@ -20,6 +20,7 @@ mod leftovers;
 mod listeners;
 mod readiness;
 mod reexec;
+mod rehearse;
 mod reuse;
 mod store;
 mod upgrades;

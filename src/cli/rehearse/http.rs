@@ -11,8 +11,9 @@ use hyper::header::{HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
-use crate::config::format_duration;
+use crate::cli::render::span;
 use crate::sys::describe;
 
 /// How often it is asked for.
@@ -33,21 +34,22 @@ pub(super) fn path(text: &str) -> Result<String, String> {
 /// It asks at least once, and whatever was asked is waited for.
 pub(super) async fn failure(address: SocketAddr, path: &str, over: impl Future<Output = ()>) -> Option<String> {
     tokio::pin!(over);
-    let mut ticks = tokio::time::interval(INTERVAL);
+    let mut ticks = tokio::time::interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {
+        let answer = tokio::time::timeout(TIMEOUT, status(address, path)).await;
+        let wrong = match answer {
+            Ok(Ok(status)) if status.is_success() || status.is_redirection() => None,
+            Ok(Ok(status)) => Some(format!("was answered with {}", status.as_u16())),
+            Ok(Err(error)) => Some(format!("was not answered: {error}")),
+            Err(_) => Some(format!("was not answered in {}", span(TIMEOUT.as_secs_f64()))),
+        };
+        if let Some(wrong) = wrong {
+            return Some(format!("GET {path} {wrong}"));
+        }
         tokio::select! {
-            biased;
             _ = ticks.tick() => {}
             () = &mut over => return None,
         }
-        let answer = tokio::time::timeout(TIMEOUT, status(address, path)).await;
-        let wrong = match answer {
-            Ok(Ok(status)) if status.is_success() || status.is_redirection() => continue,
-            Ok(Ok(status)) => format!("was answered with {}", status.as_u16()),
-            Ok(Err(error)) => format!("was not answered: {error}"),
-            Err(_) => format!("was not answered in {}", format_duration(TIMEOUT)),
-        };
-        return Some(format!("GET {path} {wrong}"));
     }
 }
 

@@ -98,8 +98,12 @@ pub(super) fn run(global: &Global, args: &RehearseArgs) -> Result<Exit, Failure>
         rehearsal.show.end();
         // Whatever came of it, nothing stays.
         let closed = stage.close().await;
-        let exit = ended?;
-        closed.map(|()| exit)
+        match (ended, closed) {
+            // Where its supervisor has died, all else follows from that.
+            (Err(failure), Err(_)) if failure.exit == Exit::Interrupted => Err(failure),
+            (_, Err(failure)) => Err(failure),
+            (ended, Ok(())) => ended,
+        }
     })?
 }
 

@@ -101,14 +101,10 @@ impl Stage {
         Ok(Client::new(socket))
     }
 
-    /// Ends the supervisor: with all that it still runs, if it does. `true`: it had come to its end before.
+    /// Ends the supervisor, and at once what it still runs.
     pub(super) async fn close(mut self) -> Result<(), Failure> {
-        let early = self.supervisor.try_wait()?;
         self.lifeline = None;
-        let status = match early {
-            Some(status) => status,
-            None => self.wait().await?,
-        };
+        let status = self.wait().await?;
         if status.signal().is_none() {
             return Ok(());
         }
