@@ -42,6 +42,9 @@ mod supervisor;
 /// How long it lasts where neither the command line nor the soak says.
 const SPAN: Duration = Duration::from_secs(5);
 
+/// What the moving line says at the end.
+const ENDING: &str = "ending what was rehearsed";
+
 /// The upgrade that it is to its own supervisor.
 const UPGRADE: u64 = 1;
 
@@ -146,7 +149,7 @@ impl Rehearsal<'_> {
             () = keep_moving(line.clone()) => None,
             exit = self.until_verdict(&mut client, &mut others) => Some(exit?),
         };
-        self.show.waits("ending what was rehearsed");
+        self.show.waits(ENDING);
         tokio::select! {
             biased;
             // Whoever asks again does not want to wait for it: the end of its supervisor ends it at once.
@@ -239,6 +242,7 @@ impl Rehearsal<'_> {
                 "exited" | "overdue" | "undead" if concluded => {
                     overdue |= event.event == "overdue";
                     self.tell(self.as_upgrade(event))?;
+                    self.show.waits(ENDING);
                 }
                 _ => {}
             }

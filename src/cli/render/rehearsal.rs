@@ -62,3 +62,52 @@ pub(in crate::cli) fn rehearsal_overdue(style: Style) -> String {
     let warning = style.unsure("warning");
     format!("{warning}: it outlived its drain timeout and was killed: connections that it has then would be cut off")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(verdict: Verdict, reason: Option<&str>) -> UpgradeEvent {
+        let verdict = VerdictStatus {
+            verdict,
+            exit_code: 0,
+            step: "soaking".into(),
+            reason: reason.map(str::to_owned),
+            hint: reason.map(|_| "look again".to_owned()),
+            output: reason.map(|_| "no \x1b[31msession\x1b[0m store".to_owned()).into_iter().collect(),
+            output_elsewhere: None,
+            serving: None,
+        };
+        UpgradeEvent {
+            seq: 6,
+            at: 0.0,
+            elapsed: 1.5,
+            upgrade: 1,
+            service: "web".into(),
+            event: "verdict".into(),
+            message: rehearsed_in_short(&verdict),
+            generation: None,
+            verdict: Some(Box::new(verdict)),
+        }
+    }
+
+    #[test]
+    fn what_a_reload_would_come_to() {
+        let good = event(Verdict::Upgraded, None);
+        assert_eq!(rehearsed(&good, Style::default()), "  1.500 s  web: a reload would succeed\n");
+        assert_eq!(good.message, "a reload would succeed");
+        let bad = event(Verdict::RolledBack, Some("GET / was answered with 500"));
+        let text = rehearsed(&bad, Style::default());
+        let lines = [
+            "  1.500 s  web: a reload would be rolled back at step soaking: GET / was answered with 500",
+            "  its last output:",
+            "    | no session store",
+            "  production is untouched",
+            "hint: look again",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), lines);
+        assert_eq!(bad.message, "a reload would be rolled back: GET / was answered with 500");
+        let refused = rehearsed(&event(Verdict::Refused, Some("no")), Style::default());
+        assert!(refused.starts_with("  1.500 s  web: a reload would be refused: no\n"), "{refused}");
+    }
+}
