@@ -65,6 +65,9 @@ for example in zdsup@.socket sandbox.conf; do
   put 0644 "$source/systemd/$example" "$root/share/doc/zdsup/examples/$example"
 done
 put 0644 "$source/packaging/example.toml" "$root/share/doc/zdsup/examples/zdsup.toml"
+for example in prometheus-alerts.yml grafana-dashboard.json; do
+  put 0644 "$source/packaging/$example" "$root/share/doc/zdsup/examples/$example"
+done
 for license in LICENSE-MIT LICENSE-APACHE; do
   put 0644 "$source/$license" "$root/share/doc/zdsup/$license"
 done

@@ -65,8 +65,11 @@ class Answer(http.server.BaseHTTPRequestHandler):
         return buffered or self.server.shutdown_wish.wait_readable(self.connection, LAME_DUCK)
 
     def do_GET(self):
-        body = (os.environ.get("ZDSUP_INSTANCE", "by hand") + "\n").encode()
-        self.send_response(200)
+        self.answer(200, os.environ.get("ZDSUP_INSTANCE", "by hand"))
+
+    def answer(self, status, text):
+        body = (text + "\n").encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         if self.server.shutdown_wish.requested_at is not None:
             self.send_header("Connection", "close")  # also makes the base class close it
@@ -80,8 +83,8 @@ class Answer(http.server.BaseHTTPRequestHandler):
 class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False  # server_close() waits for the connections
 
-    def __init__(self, listener, shutdown_wish):
-        super().__init__(listener.getsockname(), Answer, bind_and_activate=False)
+    def __init__(self, listener, shutdown_wish, answer):
+        super().__init__(listener.getsockname(), answer, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.shutdown_wish = shutdown_wish
@@ -119,9 +122,9 @@ def notify(message):
             sock.sendto(message.encode(), address)
 
 
-def main():
+def main(answer=Answer):
     wish = Shutdown()  # first of all: until now, the stop signal would kill
-    server = Server(listener("http", ("127.0.0.1", 8080)), wish)
+    server = Server(listener("http", ("127.0.0.1", 8080)), wish, answer)
     notify("READY=1\nSTATUS=answering on the listener http")
     server.accept_until_halfway()
     notify("STOPPING=1")

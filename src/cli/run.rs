@@ -86,7 +86,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         LogFormat::Json => log::Format::Json,
     };
     let (runtime_dir, state_dir) = (global.runtime_dir.clone(), args.state_dir.clone());
-    let options = supervisor::Options { name, config, source, runtime_dir, state_dir, log_format, rehearsal: false };
+    let options = supervisor::Options { name, config, source, runtime_dir, state_dir, log_format, rehearsal: None };
     Ok(supervisor::run(options, passed)?)
 }
 

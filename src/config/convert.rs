@@ -1,6 +1,7 @@
 //! What was written becomes what is meant, once, with every check.
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
@@ -13,6 +14,8 @@ use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
 use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
 
+mod health;
+mod hooks;
 mod listen;
 mod ready;
 mod several;
@@ -56,7 +59,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 12] = [
+const OWN_VARIABLES: [&str; 18] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -65,10 +68,16 @@ const OWN_VARIABLES: [&str; 12] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "ZDSUP_FROM",
     "ZDSUP_GENERATION",
+    "ZDSUP_HOOK",
     "ZDSUP_INSTANCE",
+    "ZDSUP_REASON",
     "ZDSUP_REHEARSAL",
+    "ZDSUP_RELEASE",
     "ZDSUP_SERVICE",
+    "ZDSUP_SLOT",
+    "ZDSUP_VERDICT",
 ];
 
 /// One service.
@@ -91,6 +100,8 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         .map_or(Ok(0), |max| number(&max, 0..=FD_STORE_MAX, "the number of stored descriptors (0 stores none)"))?;
     let around = Around { instances, traffic, traffic_place, listen: &listen, origin };
     let upgrade = upgrade::upgrade(raw.upgrade, &around)?;
+    let health = optional(raw.health, |health| health::health(health, anchored, &around))?;
+    let passed = listen.len() + usize::from(health.as_ref().is_some_and(|health| health.private().is_some()));
     Ok(Service {
         name: name.get_ref().clone(),
         command,
@@ -117,7 +128,8 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
             no_new_privileges: raw.no_new_privileges,
         },
         log: raw.log.map_or(Ok(Log::default()), |log| self::log(log, origin))?,
-        ready: ready::ready(raw.ready, (listen.len(), fd_store_max), anchored, origin)?,
+        ready: ready::ready(raw.ready, (passed, fd_store_max), anchored, origin)?,
+        health,
         listen,
         listen_pid: raw.listen_pid.unwrap_or(true),
         watchdog: watchdog(raw.watchdog)?,
@@ -125,12 +137,24 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         upgrade,
         drain: drain(raw.drain)?,
         restart: restart(raw.restart)?,
+        hooks: hooks::hooks(raw.hooks, anchored)?,
     })
 }
 
 /// Names of groups.
 pub(crate) fn accounts(names: Vec<Spanned<String>>) -> Result<Vec<String>> {
     names.into_iter().map(account).collect()
+}
+
+/// The address at which metrics are served.
+pub(crate) fn metrics(address: Option<Spanned<String>>) -> Result<Option<SocketAddr>> {
+    optional(address, |address| {
+        address.get_ref().parse().map_err(|_| {
+            let text = address.get_ref().escape_debug();
+            Problem::new(address.span(), format!("`{text}` is not an IP address with a port"))
+                .hint("write both, such as `127.0.0.1:9100` or `[::1]:9100`: whoever reaches it may read the metrics")
+        })
+    })
 }
 
 /// Why a text cannot be a name, if it cannot.

@@ -3,9 +3,9 @@
 use super::error::Problem;
 
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
-pub(crate) const TABLES: [(&str, &[&str]); 12] = [
+pub(crate) const TABLES: [(&str, &[&str]); 14] = [
     ("", &["supervisor", "service"]),
-    ("[supervisor]", &["operators", "viewers", "atomic"]),
+    ("[supervisor]", &["operators", "viewers", "atomic", "metrics"]),
     (
         "[service.NAME]",
         &[
@@ -30,10 +30,12 @@ pub(crate) const TABLES: [(&str, &[&str]); 12] = [
             "fd-store-max",
             "listen",
             "ready",
+            "health",
             "watchdog",
             "upgrade",
             "drain",
             "restart",
+            "hooks",
         ],
     ),
     (
@@ -59,6 +61,24 @@ pub(crate) const TABLES: [(&str, &[&str]); 12] = [
         ],
     ),
     ("[service.NAME.ready]", &["by", "timeout", "fd", "exec", "interval", "alive-for"]),
+    (
+        "[service.NAME.health]",
+        &[
+            "http",
+            "url",
+            "tcp",
+            "exec",
+            "listener",
+            "private",
+            "host",
+            "status",
+            "body",
+            "interval",
+            "timeout",
+            "successes",
+            "failures",
+        ],
+    ),
     ("[service.NAME.watchdog]", &["timeout", "signal"]),
     (
         "[service.NAME.upgrade]",
@@ -80,23 +100,14 @@ pub(crate) const TABLES: [(&str, &[&str]); 12] = [
     ("[service.NAME.upgrade.probe]", &["http", "rate", "listener"]),
     ("[service.NAME.drain]", &["signal", "timeout"]),
     ("[service.NAME.restart]", &["backoff", "give-up-after"]),
+    (
+        "[service.NAME.hooks]",
+        &["before-start", "after-ready", "after-switch", "after-drain", "on-failure", "on-rollback", "timeout"],
+    ),
 ];
 
 /// Keys that the design has and this version has not.
-const LATER: [&str; 12] = [
-    "capabilities",
-    "handoff",
-    "health",
-    "hooks",
-    "http",
-    "listener",
-    "log-format",
-    "metrics",
-    "mptcp",
-    "protocol",
-    "spread",
-    "tcp",
-];
+const LATER: [&str; 7] = ["capabilities", "handoff", "log-format", "metrics", "mptcp", "protocol", "spread"];
 
 /// The error of a TOML document.
 pub(crate) fn toml_error(error: &toml::de::Error, text: &str) -> Problem {
@@ -197,6 +208,9 @@ fn wrong_type(span: std::ops::Range<usize>, found: &str, expected: &str) -> Prob
     };
     let problem = Problem::new(span, format!("expected {expected}, found {found}"));
     match (expected, kind) {
+        ("an array of commands", _) => {
+            problem.hint("write each command as an array of its own: `[[\"first\", \"argument\"], [\"second\"]]`")
+        }
         ("an array", "string") => problem.hint("write an array, each word by itself: `[\"first\", \"second\"]`"),
         ("an array", "map") => problem.hint("write the table's name in double brackets"),
         ("a string", "integer" | "boolean" | "floating") => {

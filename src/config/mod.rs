@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,11 +15,14 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
+use crate::core::event::Hook;
+
 mod address;
 mod convert;
 mod diff;
 pub(crate) mod error;
 mod explain;
+pub mod health;
 mod order;
 pub(crate) mod raw;
 mod read;
@@ -34,6 +38,7 @@ pub use crate::sys::steer::{Affinity, Network, NetworkError};
 pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, split_listen};
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
+pub use health::Health;
 pub use read::FILE_MAX;
 pub use rehearse::RehearsalError;
 pub(crate) use units::duration as parse_duration;
@@ -74,6 +79,7 @@ pub fn parse(text: &str, path: &Path, name: Option<&str>) -> Result<Config, Conf
         operators: convert::accounts(raw.supervisor.operators).map_err(error)?,
         viewers: convert::accounts(raw.supervisor.viewers).map_err(error)?,
         atomic: raw.supervisor.atomic,
+        metrics: convert::metrics(raw.supervisor.metrics).map_err(error)?,
         services: convert::services(raw.service).map_err(error)?,
     })
 }
@@ -120,6 +126,7 @@ pub(crate) fn from_flags(
         operators: convert::accounts(supervisor.operators).map_err(error)?,
         viewers: convert::accounts(supervisor.viewers).map_err(error)?,
         atomic: supervisor.atomic,
+        metrics: convert::metrics(supervisor.metrics).map_err(error)?,
         services: vec![convert::service(&Spanned::new(end, service_name), service, origin).map_err(error)?],
     })
 }
@@ -176,6 +183,8 @@ pub struct Config {
     pub operators: Vec<String>,
     /// Groups whose members may look.
     pub viewers: Vec<String>,
+    /// Where metrics are served to whoever asks.
+    pub metrics: Option<SocketAddr>,
     /// Whether a reload of several services takes those already upgraded back when a later one fails. Default false.
     pub atomic: bool,
     /// The services in the order of the file; at least one. Names are distinct, listeners do not overlap, and each
@@ -236,6 +245,9 @@ pub struct Service {
     pub fd_store_max: u32,
     /// How it becomes ready.
     pub ready: Ready,
+    /// How it is seen from outside that it is well. Default: it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// How it says that it lives.
     pub watchdog: Watchdog,
     /// How it is upgraded.
@@ -244,6 +256,9 @@ pub struct Service {
     pub drain: Drain,
     /// What happens when it dies while serving.
     pub restart: Restart,
+    /// What is run at which moment of an upgrade.
+    #[serde(default)]
+    pub hooks: Hooks,
 }
 
 fn one() -> u32 {
@@ -419,5 +434,25 @@ pub struct Restart {
 impl Default for Restart {
     fn default() -> Self {
         Self { backoff_min: Duration::from_millis(100), backoff_max: Duration::from_secs(30), give_up_after: 10 }
+    }
+}
+
+/// What is run at which moment of an upgrade.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hooks {
+    /// The commands of each hook, run one after the other; a hook without any is not in here.
+    pub commands: BTreeMap<Hook, Vec<HookCommand>>,
+    /// How long all the commands of one hook may take together. Default 60 s.
+    pub timeout: Duration,
+}
+
+/// A program and its arguments; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct HookCommand(#[serde(with = "crate::sys::written::list")] pub Vec<OsString>);
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self { commands: BTreeMap::new(), timeout: Duration::from_secs(60) }
     }
 }

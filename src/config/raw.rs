@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
+use serde::de::{Deserializer, MapAccess, SeqAccess, Visitor};
 use toml::Spanned;
 
 /// The whole file.
@@ -24,6 +24,7 @@ pub(crate) struct Supervisor {
     pub(crate) operators: Vec<Spanned<String>>,
     pub(crate) viewers: Vec<Spanned<String>>,
     pub(crate) atomic: bool,
+    pub(crate) metrics: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -50,10 +51,12 @@ pub(crate) struct Service {
     pub(crate) fd_store_max: Option<Spanned<i64>>,
     pub(crate) listen: Vec<Spanned<Listen>>,
     pub(crate) ready: Ready,
+    pub(crate) health: Option<Spanned<Health>>,
     pub(crate) watchdog: Watchdog,
     pub(crate) upgrade: Upgrade,
     pub(crate) drain: Drain,
     pub(crate) restart: Restart,
+    pub(crate) hooks: Hooks,
 }
 
 /// A program and its arguments.
@@ -90,6 +93,24 @@ pub(crate) struct Ready {
     pub(crate) exec: Option<Command>,
     pub(crate) interval: Option<Spanned<DurationText>>,
     pub(crate) alive_for: Option<Spanned<DurationText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Health {
+    pub(crate) http: Option<Spanned<String>>,
+    pub(crate) url: Option<Spanned<String>>,
+    pub(crate) tcp: Option<Spanned<bool>>,
+    pub(crate) exec: Option<Command>,
+    pub(crate) listener: Option<Spanned<String>>,
+    pub(crate) private: Option<Spanned<String>>,
+    pub(crate) host: Option<Spanned<String>>,
+    pub(crate) status: Option<Spanned<Amount>>,
+    pub(crate) body: Option<Spanned<String>>,
+    pub(crate) interval: Option<Spanned<DurationText>>,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+    pub(crate) successes: Option<Spanned<i64>>,
+    pub(crate) failures: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -152,6 +173,62 @@ pub(crate) struct Restart {
     pub(crate) give_up_after: Option<Spanned<i64>>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Hooks {
+    pub(crate) before_start: Commands,
+    pub(crate) after_ready: Commands,
+    pub(crate) after_switch: Commands,
+    pub(crate) after_drain: Commands,
+    pub(crate) on_failure: Commands,
+    pub(crate) on_rollback: Commands,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+}
+
+/// An array whose elements are told what the whole is when they are something else.
+macro_rules! array {
+    ($(#[$doc:meta])* $name:ident($element:ty), $expecting:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Default)]
+        pub(crate) struct $name(pub(crate) Vec<$element>);
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                struct ArrayVisitor;
+
+                impl<'de> Visitor<'de> for ArrayVisitor {
+                    type Value = $name;
+
+                    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                        f.write_str($expecting)
+                    }
+
+                    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<$name, A::Error> {
+                        let mut elements = Vec::new();
+                        while let Some(element) = list.next_element()? {
+                            elements.push(element);
+                        }
+                        Ok($name(elements))
+                    }
+                }
+
+                deserializer.deserialize_seq(ArrayVisitor)
+            }
+        }
+    };
+}
+
+array!(
+    /// Several commands.
+    Commands(Spanned<Words>),
+    "an array of commands"
+);
+array!(
+    /// One of them: a program and its arguments.
+    Words(Spanned<Native>),
+    "an array of commands"
+);
+
 /// A derived struct could also be read from an array, key by key in their order. These are tables and nothing else.
 macro_rules! table {
     ($name:ident, $expecting:literal) => {
@@ -183,6 +260,7 @@ table!(Supervisor, "a table such as [supervisor]");
 table!(Service, "a table with the service's name, such as [service.web]");
 table!(Listen, "a table such as [[service.web.listen]]");
 table!(Ready, "a table such as [service.web.ready]");
+table!(Health, "a table such as [service.web.health]");
 table!(Watchdog, "a table such as [service.web.watchdog]");
 table!(Upgrade, "a table such as [service.web.upgrade]");
 table!(Canary, "a table such as [service.web.upgrade.canary]");
@@ -190,6 +268,7 @@ table!(Step, "a table such as { weight = 5, hold = \"30s\" }");
 table!(Probe, "a table such as { http = \"/\" }");
 table!(Drain, "a table such as [service.web.drain]");
 table!(Restart, "a table such as [service.web.restart]");
+table!(Hooks, "a table such as [service.web.hooks]");
 table!(LogTable, "a table");
 
 /// `"capture"`, `"inherit"`, `"journal"` or `{ file = "..." }`.
@@ -229,7 +308,7 @@ impl<'de> Deserialize<'de> for Log {
     }
 }
 
-/// A number, or a text that means one: sizes, limits, parts of a number of instances.
+/// A number, or a text that means one: sizes, limits, parts of a number of instances, status codes.
 #[derive(Debug)]
 pub(crate) enum Amount {
     Number(i64),

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Address, Inet, Listen, ListenOptions, Log, ResolveError, Restart, Service, Strategy, Traffic, Upgrade};
+use super::{Address, Hooks, Inet, Listen, ListenOptions, Log, ResolveError, Restart, Service, Strategy, Upgrade};
 use crate::sys::socket::{Endpoint, UnixName};
 
 /// The port of a vsock address for which the kernel chooses one: VMADDR_PORT_ANY, vsock(7).
@@ -30,8 +30,8 @@ impl Service {
     /// What is run in its place: one process of it, on sockets of its own in `directory` or on the loopback device, which
     /// must stay up for `span` once it is ready. A resolver may be asked, so it can block.
     ///
-    /// What is proved is kept: how it gets ready, its watchdog, whom it runs as, how it is ended. Its output is captured,
-    /// since a log file is the real one's.
+    /// What is proved is kept: how it gets ready, its health checks, its watchdog, whom it runs as, how it is ended. Its output is captured,
+    /// since a log file is the real one's, and no hook is run: a migration is one in earnest.
     ///
     /// # Errors
     /// When the family of a listener's address cannot be known.
@@ -41,7 +41,7 @@ impl Service {
             name,
             command,
             instances: _,
-            traffic: _,
+            traffic,
             after: _,
             working_directory,
             environment,
@@ -53,17 +53,20 @@ impl Service {
             listen_pid,
             fd_store_max,
             ready,
+            health,
             watchdog,
             upgrade: Upgrade { strategy: _, soak: _, max_draining, keep_releases: _, probe },
             drain,
             restart,
+            hooks: _,
         } = self;
         let listen = listen.into_iter().enumerate();
         Ok(Self {
             name,
             command,
             instances: 1,
-            traffic: Traffic::Shared,
+            // A health check may need to be steered to it.
+            traffic,
             after: Vec::new(),
             working_directory,
             environment,
@@ -75,10 +78,12 @@ impl Service {
             listen_pid,
             fd_store_max,
             ready,
+            health,
             watchdog,
             upgrade: Upgrade { strategy: Strategy::Overlap, soak: span, max_draining, keep_releases: 0, probe },
             drain,
             restart: Restart { give_up_after: 1, ..restart },
+            hooks: Hooks::default(),
         })
     }
 }
@@ -152,10 +157,13 @@ mod tests {
             "[service.web]\ncommand = [\"/web\"]\ninstances = 8\ntraffic = \"steered\"\nlog = { file = \"/var/log/web\" }\n\
              listen = [{ address = \"127.0.0.1:80\", bind-to-device = \"eth0\", backlog = 7 }]\n\
              ready = { timeout = \"3s\" }\nupgrade = { strategy = \"blue-green\", soak = \"1m\" }\n\
-             drain = { signal = \"SIGQUIT\" }\n",
+             drain = { signal = \"SIGQUIT\" }\nhooks = { before-start = [[\"/migrate\"]] }\n\
+             health = { http = \"/healthz\" }\n",
         );
         let rehearsed = real.clone().rehearsed(Path::new("/tmp/r"), Duration::from_secs(5)).expect("addresses");
-        assert_eq!((rehearsed.instances, rehearsed.traffic, &rehearsed.log), (1, Traffic::Shared, &Log::Capture));
+        assert_eq!((rehearsed.instances, &rehearsed.log, &rehearsed.hooks), (1, &Log::Capture, &Hooks::default()));
+        assert_eq!((rehearsed.traffic, &rehearsed.health), (real.traffic, &real.health));
+        assert!(rehearsed.health.is_some() && rehearsed.hooks != real.hooks);
         assert_eq!((&rehearsed.upgrade.strategy, rehearsed.upgrade.soak), (&Strategy::Overlap, Duration::from_secs(5)));
         assert_eq!((&rehearsed.ready, &rehearsed.drain), (&real.ready, &real.drain));
         let options = &rehearsed.listen[0].options;

@@ -30,7 +30,8 @@ use super::patient::Patient;
 use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
 use super::types::{
-    Done, HistoryPage, Kpi, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted, UpgradeEvent,
+    UpgradeRequest, UpgradeStatus,
 };
 use crate::history::read::Wanted;
 use crate::sys::limits;
@@ -118,10 +119,33 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Kpi, Rejection>>,
     },
+    /// How does everything stand, for a monitoring system?
+    Metrics {
+        /// The answer, in OpenMetrics form.
+        reply: oneshot::Sender<String>,
+    },
     /// Give the upgrade in flight up.
     Abort {
         /// Of which service.
         target: Target,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// End the step of a canary that waits.
+    Promote {
+        /// Of which service, and how far.
+        promotion: Promotion,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Give a service another number of instances.
+    Scale {
+        /// Which, and how many.
+        scaling: Scaling,
         /// Who asks.
         uid: u32,
         /// The answer.

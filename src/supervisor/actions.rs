@@ -7,15 +7,16 @@ use super::ledger::News;
 use super::listeners::Change;
 use super::listeners::Listeners;
 use super::process::{Ground, Process};
-use super::release::Pinned;
+use super::release::{Exported, Pinned};
 use super::store::Store;
+use super::survival::PER_INSTANCE;
 use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
 use crate::config;
 use crate::control::types::{LastOutput, VerdictStatus};
 use crate::core::event::InstanceEvent;
 use crate::core::service::Role;
 use crate::core::{
-    Action, Event, Generation, InstanceId, Kind, Outcome, Reason, ReleaseId, ServiceId, Step, UpgradeId, Verdict,
+    Action, Event, Generation, InstanceId, Kind, Outcome, Reason, ReleaseId, ServiceId, Slot, Step, UpgradeId, Verdict,
 };
 use crate::sys::shim::Blank;
 
@@ -24,6 +25,9 @@ impl Supervisor {
     pub(super) fn act(&mut self) {
         loop {
             self.settle_stores();
+            // Before a process is told to stop, no new connections go to it.
+            self.steer();
+            self.withdraw_hooks();
             // What is wanted is written down before it is done.
             self.record();
             let Some(action) = self.core.poll_action() else { return };
@@ -31,11 +35,9 @@ impl Supervisor {
                 Action::Pin { service, upgrade, kind, again } => self.pin(service, upgrade, kind, again),
                 Action::Prepare { instance, release } => self.prepare(instance, release),
                 Action::Launch(instance) => self.launch(instance),
-                // Shared traffic is not divided by us.
-                Action::SetWeights { service, .. } => self.tell_core(Event::WeightsSet(service)),
-                // No config names any yet.
-                Action::RunHook { service, generation, hook, .. } => {
-                    self.tell_core(Event::HookDone { service, generation, hook, result: Ok(()) });
+                Action::SetWeights { service, .. } => self.set_weights(service),
+                Action::RunHook { service, generation, release, hook, reason } => {
+                    self.run_hook(service, generation, release, hook, reason.as_ref());
                 }
                 Action::Stop(instance) => self.stop(instance),
                 Action::Abort(instance) => self.abort(instance),
@@ -60,6 +62,7 @@ impl Supervisor {
     pub(super) fn tell_core(&mut self, event: Event) {
         let now = self.now();
         self.survival.stale = true;
+        self.steer_due = true;
         self.core.handle(now, event);
     }
 
@@ -80,17 +83,18 @@ impl Supervisor {
                 Reason::Resources("a former attempt to resolve the release still hangs: is a disk gone?".into());
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
-        if let Some(reason) = self.survival.is_full() {
+        if let Some(reason) = self.survival.is_full(0) {
             self.pinning.remove(&service);
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let mut inherited = std::mem::take(&mut self.inherited);
+        let taken = self.slots_taken(service);
         self.off_the_loop(move || {
             let result = match (kind, pinned) {
                 (Kind::Restart, Some(release)) => release.again(listeners),
-                (Kind::Rollback, Some(release)) => release.back(&listeners),
+                (Kind::Rollback, Some(release)) => release.back(&listeners, taken),
                 (Kind::Restart | Kind::Rollback, None) => Err(Reason::Pin("the release is gone".into())),
-                (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, &listeners, &mut inherited),
+                (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, (&listeners, taken), &mut inherited),
             };
             Some(Elsewhere::Pinned { service, upgrade, result: Box::new(result) })
         });
@@ -107,12 +111,16 @@ impl Supervisor {
         result: Result<release::Pinned, Reason>,
     ) {
         self.pinning.remove(&service);
-        let pinned = match result {
+        let mut pinned = match result {
             Ok(pinned) => pinned,
             Err(reason) => return self.tell_core(Event::PinFailed { upgrade, reason }),
         };
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
+        }
+        let further = pinned.release.service.instances.saturating_sub(1) as usize * PER_INSTANCE;
+        if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
+            return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let id = ReleaseId(self.next_release);
         self.next_release += 1;
@@ -125,21 +133,28 @@ impl Supervisor {
         for listener in &pinned.release.listeners {
             self.watch(listener);
         }
-        let Pinned { access, changes, release, .. } = pinned;
+        pinned.release.share(self.releases.values().flat_map(|release| release.executables()));
+        let Pinned { access, metrics, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
-        self.pending.insert(upgrade, Pending { release: id, access, changes });
+        self.pending.insert(upgrade, Pending { release: id, access, metrics, changes });
         self.tell_core(Event::Pinned { upgrade, release: id, policy });
     }
 
     pub(super) fn watch(&mut self, listener: &super::listeners::Listener) {
-        let socket = Arc::clone(&listener.socket);
+        for socket in listener.socket.all().into_iter().skip(1) {
+            self.watch_socket(&listener.name, socket);
+        }
+        self.watch_socket(&listener.name, Arc::clone(&listener.socket));
+    }
+
+    fn watch_socket(&mut self, name: &str, socket: Arc<super::listeners::Socket>) {
         if self.watched.contains_key(&socket.token) {
             return;
         }
         if socket.is_mendable()
             && let Err(error) = self.hangups.add(socket.bound.fd.as_fd(), socket.token)
         {
-            tracing::warn!("cannot watch listener {}: {error}", listener.name);
+            tracing::warn!("cannot watch listener {name}: {error}");
         }
         if let Some(path) = socket.path()
             && let Err(error) = self.paths.add(path, socket.token)
@@ -153,8 +168,12 @@ impl Supervisor {
     pub(super) fn unwatch_unused(&mut self) {
         let of_services = self.services.values().map(|service| &service.listeners);
         let of_releases = self.releases.values().map(|release| &release.listeners);
-        let used: std::collections::HashSet<u64> =
-            of_services.chain(of_releases).flatten().map(|listener| listener.socket.token).collect();
+        let used: std::collections::HashSet<u64> = of_services
+            .chain(of_releases)
+            .flatten()
+            .flat_map(|listener| listener.socket.all())
+            .map(|it| it.token)
+            .collect();
         let unused: Vec<u64> = self.watched.keys().copied().filter(|token| !used.contains(token)).collect();
         for token in unused {
             if let Some(socket) = self.watched.remove(&token) {
@@ -171,7 +190,9 @@ impl Supervisor {
         let Some(release) = self.releases.get(&release).map(Arc::clone) else {
             return self.tell_core_of(instance, InstanceEvent::PrepareFailed("its release is gone".into()));
         };
-        self.restore_blocking(&release.listeners);
+        let slot = self.slot_of(instance);
+        self.make_room(&release.listeners, slot);
+        self.restore_blocking(&release.listeners, slot);
         let service = self.name_of(instance.service).to_owned();
         let blank = self.services.get_mut(&instance.service).and_then(|service| service.blank.take());
         let mut ground = Ground {
@@ -179,7 +200,7 @@ impl Supervisor {
             poller: &mut self.poller,
             service: &service,
             cgroups: self.cgroups.as_ref(),
-            nofile: self.surroundings.nofile,
+            surroundings: &self.surroundings,
             stdout: &self.stdout,
             stderr: &self.stderr,
             terminal: self.terminal,
@@ -187,7 +208,7 @@ impl Supervisor {
         // A release that wants no store is not passed what others left there.
         let store = self.services.get(&instance.service).map(|service| &service.store);
         let stored = store.filter(|_| release.service.fd_store_max > 0).into_iter().flat_map(Store::passed).collect();
-        match Process::start(instance, release, blank, stored, &mut ground) {
+        match Process::start((instance, slot), release, blank, stored, &mut ground) {
             Ok(process) => {
                 self.processes.insert(instance, process);
             }
@@ -200,12 +221,11 @@ impl Supervisor {
 
     /// O_NONBLOCK belongs to the socket, not to one holder of it: a service that left it set is gone, and the next may
     /// not expect it. Never taken from a process that lives: its loop would be stuck in accept.
-    fn restore_blocking(&self, listeners: &Listeners) {
+    fn restore_blocking(&self, listeners: &Listeners, slot: Slot) {
         for listener in listeners {
-            let shared = self.processes.values().any(|process| {
-                process.release.listeners.iter().any(|other| Arc::ptr_eq(&other.socket, &listener.socket))
-            });
-            if !shared && let Err(error) = listener.socket.make_blocking() {
+            let socket = listener.socket.of(slot);
+            let shared = self.processes.values().any(|process| process.sockets().any(|it| it.token == socket.token));
+            if !shared && let Err(error) = socket.make_blocking() {
                 tracing::warn!("cannot make listener {} blocking again: {error}", listener.name);
             }
         }
@@ -228,6 +248,13 @@ impl Supervisor {
     }
 
     fn stop(&mut self, instance: InstanceId) {
+        // Whatever waits for it alone it takes before it is told.
+        if !self.retire(instance) {
+            self.tell_to_stop(instance);
+        }
+    }
+
+    pub(super) fn tell_to_stop(&mut self, instance: InstanceId) {
         self.signal(instance, "stop", |service| service.drain.signal);
         self.tell_core(Event::Told(instance));
     }
@@ -237,6 +264,7 @@ impl Supervisor {
     }
 
     fn signal(&mut self, instance: InstanceId, which: &str, signal: impl FnOnce(&config::Service) -> i32) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else { return };
         process.stop_probe(&mut self.poller);
         match process.signal(signal(&process.release.service)) {
@@ -251,6 +279,7 @@ impl Supervisor {
     }
 
     fn kill(&mut self, instance: InstanceId) {
+        self.end_checkup(instance);
         if let Some(process) = self.processes.get_mut(&instance) {
             process.stop_probe(&mut self.poller);
             process.kill();
@@ -258,6 +287,7 @@ impl Supervisor {
     }
 
     fn sweep(&mut self, instance: InstanceId, force: bool) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else {
             return self.tell_core_of(instance, InstanceEvent::Emptied);
         };
@@ -310,7 +340,8 @@ impl Supervisor {
             }
             _ => None,
         };
-        let message = story::sentence(step, pid);
+        let several = generation.is_some_and(|number| self.has_several(service, number));
+        let message = story::sentence(step, pid, several);
         self.tell_step(service, upgrade, step, &message);
         let name = self.name_of(service);
         let number = generation.map(|generation| generation.0);
@@ -327,6 +358,12 @@ impl Supervisor {
             let from = self.serving(service);
             let news = News { event: story::name(step), message, generation };
             self.ledger.step(upgrade, now, step, from, news);
+        }
+        if let (Some(upgrade), Step::Returning { .. }) = (upgrade, step) {
+            // Until the verdict falls, the process that is to blame may be forgotten.
+            let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+            let (lines, elsewhere) = self.last_lines(service, blamed.map(|blamed| blamed.generation));
+            self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
@@ -375,23 +412,37 @@ impl Supervisor {
         let record = self.ledger.status(upgrade, now);
         let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
         let serving = self.serving(service);
-        let (output, output_elsewhere) =
-            if verdict == Verdict::Upgraded { (Vec::new(), None) } else { self.last_lines(service, candidate) };
+        let (output, output_elsewhere) = match (verdict, &reason, self.ledger.take_output(upgrade)) {
+            (Verdict::Upgraded, ..) => (Vec::new(), None),
+            (_, Some(Reason::Hook { .. }), _) => {
+                (self.services.get_mut(&service).map(|it| it.hooks.take_last_output()).unwrap_or_default(), None)
+            }
+            (_, _, Some(kept)) => kept,
+            (_, _, None) => self.last_lines(service, candidate),
+        };
         let exit = story::exit_code(verdict, reason.as_ref());
-        let said = candidate.and_then(|candidate| self.last_status(service, candidate));
-        let why = reason.as_ref().map(|reason| story::reason(reason, said));
+        let latest = candidate.and_then(|candidate| self.latest(service, candidate));
+        let said = latest.and_then(|process| process.status.as_deref());
+        let check = latest.and_then(|process| process.checkup.as_ref()?.failure());
+        let why = reason.as_ref().map(|reason| story::reason(reason, said, check));
         let status = VerdictStatus {
             verdict,
             exit_code: exit.code(),
-            step: self.ledger.step_of(upgrade).to_owned(),
+            step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
-            hint: reason.as_ref().and_then(story::hint),
+            hint: match &reason {
+                Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
+                reason => reason.as_ref().and_then(story::hint),
+            },
             output,
             output_elsewhere,
             serving: serving.map(|serving| serving.0),
         };
         self.adopt_config(service, upgrade, verdict);
-        let kind = record.map(|record| record.kind);
+        let kind = record.as_ref().map(|record| record.kind);
+        let from = record.as_ref().and_then(|record| record.from).map(Generation);
+        let machine = self.core.services().get(&service);
+        let lineage = machine.and_then(|machine| machine.serving()).map(|generation| generation.lineage);
         if (verdict == Verdict::Upgraded || (kind == Some(Kind::Restart) && verdict != Verdict::Refused))
             && let Some(service) = self.services.get_mut(&service)
         {
@@ -399,7 +450,7 @@ impl Supervisor {
             service.owes_restart = false;
         }
         let message = match &why {
-            None => verdict.to_string(),
+            None => story::upgraded(kind.unwrap_or(Kind::Reload), self.name_of(service), (from, candidate), lineage),
             Some(why) => {
                 let now = match serving {
                     Some(serving) => format!("{}@{serving} is still serving", self.name_of(service)),
@@ -456,6 +507,9 @@ impl Supervisor {
                 changed
             });
         }
+        if let Some(Exported(address)) = pending.metrics {
+            self.exporter.serve_at(address, &self.commands);
+        }
         let release = self.releases.get(&pending.release);
         if let (Some(release), Some(service)) = (release, self.services.get_mut(&service)) {
             let mut listeners = release.listeners.clone();
@@ -490,18 +544,27 @@ impl Supervisor {
 
     fn last_lines(&mut self, service: ServiceId, candidate: Option<Generation>) -> (Vec<String>, Option<String>) {
         let theirs = |id: &InstanceId| id.service == service && Some(id.generation) == candidate;
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
         // It is swept only after the verdict, so it is still there.
-        let Some(process) = self.processes.values_mut().find(|process| theirs(&process.id)) else {
+        let one = self.processes.keys().filter(|id| theirs(id)).max_by_key(|id| (Some(**id) == blamed, **id)).copied();
+        let Some(process) = one.and_then(|id| self.processes.get_mut(&id)) else {
             return (Vec::new(), None);
         };
         process.drain_output();
         (process.tail.lines(), process.output_elsewhere.clone())
     }
 
-    /// What a generation last said of itself.
-    fn last_status(&self, service: ServiceId, generation: Generation) -> Option<&str> {
+    /// Whether a generation is meant to have more than one process.
+    fn has_several(&self, service: ServiceId, number: Generation) -> bool {
+        let generation = self.core.services().get(&service).and_then(|service| service.generations.get(&number));
+        generation.is_some_and(|generation| generation.seats.len() > 1)
+    }
+
+    /// The process of a generation that an upgrade failed by, else the latest.
+    fn latest(&self, service: ServiceId, generation: Generation) -> Option<&Process> {
         let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
-        self.processes.values().filter(theirs).max_by_key(|process| process.id)?.status.as_deref()
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+        self.processes.values().filter(theirs).max_by_key(|process| (Some(process.id) == blamed, process.id))
     }
 
     /// The generation that answers new connections.

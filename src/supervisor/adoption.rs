@@ -42,14 +42,16 @@ impl Supervisor {
             Ledger::default()
         });
         let sockets = Sockets::adopt(sockets, &mut fds);
+        let mut hooked = Vec::new();
         for service in services {
             let listeners = sockets.listeners(service.listeners);
             listeners.iter().for_each(|listener| self.watch(listener));
             let (name, owes_restart) = (service.name.into_owned(), service.owes_restart);
             let last_output = service.last_output.map(|(id, output)| (id, output.into_owned()));
             let store = Store::adopt(service.id, service.next_stored, service.stored, &mut fds, &mut self.poller);
-            let adopted = Service { name, listeners, owes_restart, last_output, blank: None, store };
+            let adopted = Service { owes_restart, last_output, ..Service::new(name, listeners, store) };
             self.services.insert(service.id, adopted);
+            hooked.push((service.id, service.hooks, service.hook_process));
         }
         let mut programs = Programs::default();
         for (id, text) in releases {
@@ -63,6 +65,9 @@ impl Supervisor {
             }
         }
         self.pending = pending.into_iter().map(|(id, entry)| (id, sockets.pending(entry))).collect();
+        for (service, entries, process) in hooked {
+            self.adopt_hooks(service, entries, process, was_us, &mut fds);
+        }
         // What was asked of the predecessor and not answered is asked again, before anything new happens.
         if deaths >= POISONED {
             tracing::error!(
@@ -108,17 +113,18 @@ impl Supervisor {
         };
         let service = self.name_of(id.service).to_owned();
         let cgroup = entry.cgroup.as_deref().cloned();
+        let slot = self.slot_of(id);
         let mut ground = Ground {
             notify_path: entry.notify.clone(),
             poller: &mut self.poller,
             service: &service,
             cgroups: self.cgroups.as_ref(),
-            nofile: self.surroundings.nofile,
+            surroundings: &self.surroundings,
             stdout: &self.stdout,
             stderr: &self.stderr,
             terminal: self.terminal,
         };
-        match Process::adopt(entry, was_us, release, fds, &mut ground) {
+        match Process::adopt(entry, slot, was_us, release, fds, &mut ground) {
             Ok(process) => {
                 if !launched && process.is_launched() {
                     self.unsettled.insert(id);

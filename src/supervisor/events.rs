@@ -8,7 +8,7 @@ use nix::libc::ESRCH;
 
 use super::ledger::News;
 use super::poller::Source;
-use super::process::{Ending, Ground, Launch};
+use super::process::{Ending, Launch};
 use super::{Elsewhere, Supervisor, listeners, restore, status};
 use crate::control::types::UpgradeStatus;
 use crate::core::event::{InstanceEvent, spoken};
@@ -59,7 +59,12 @@ impl Supervisor {
                 }
             }
             Source::ProbeExit(id) => self.on_probe_exit(id),
+            Source::CheckShim(id) => self.on_check_shim(id),
+            Source::CheckExit(id) => self.on_check_exit(id),
             Source::Cgroup(id) => self.check_emptied(id, None),
+            Source::HookShim(service) => self.on_hook_shim(service),
+            Source::HookExit(service) => self.on_hook_exit(service),
+            Source::HookOutput(service) => self.on_hook_output(service),
             Source::TrialShim => self.on_trial_shim(),
             Source::TrialExit => self.on_trial_exit(),
             Source::Stored(service, id) => self.on_stored_hangup(service, id),
@@ -102,7 +107,10 @@ impl Supervisor {
                     process.search_at = Some(again);
                 }
             }
+            Elsewhere::Retired { instance, left } => self.on_retired(instance, left),
+            Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
+            Elsewhere::Checked { instance, outcome } => self.on_checked(instance, outcome),
             Elsewhere::Binary(program) => self.on_binary(*program),
             Elsewhere::Noted { instance, note } => {
                 tracing::warn!(service = self.name_of(instance.service), generation = instance.generation.0, "{note}");
@@ -148,22 +156,15 @@ impl Supervisor {
 
     pub(super) fn run_probes(&mut self) {
         let now = self.now();
-        let due = |process: &&mut super::process::Process| {
+        let due = |process: &&super::process::Process| {
             process.probe.as_ref().is_some_and(|probe| probe.due.is_some_and(|due| due <= now))
         };
-        for process in self.processes.values_mut().filter(due) {
-            let service = self.services.get(&process.id.service).map_or("", |service| &service.name);
-            let mut ground = Ground {
-                notify_path: self.runtime_directory.notify_socket(process.id),
-                poller: &mut self.poller,
-                service,
-                cgroups: self.cgroups.as_ref(),
-                nofile: self.surroundings.nofile,
-                stdout: &self.stdout,
-                stderr: &self.stderr,
-                terminal: self.terminal,
-            };
-            process.probe(now, &mut ground);
+        let due: Vec<InstanceId> = self.processes.values().filter(due).map(|process| process.id).collect();
+        for id in due {
+            let (mut ground, processes) = self.ground(id);
+            if let Some(process) = processes.get_mut(&id) {
+                process.probe(now, &mut ground);
+            }
         }
     }
 
@@ -184,11 +185,16 @@ impl Supervisor {
         let Some(process) = self.processes.get_mut(&id) else { return };
         process.stop_probe(&mut self.poller);
         let listeners = process.release.listeners.iter();
-        let flipped: Vec<&str> =
-            listeners.filter(|listener| listener.socket.was_made_nonblocking()).map(|l| l.name.as_str()).collect();
+        let slot = process.slot;
+        let flipped: Vec<&str> = listeners
+            .filter(|listener| listener.socket.of(slot).was_made_nonblocking())
+            .map(|l| l.name.as_str())
+            .collect();
         let flipped = flipped.join(", ");
         let (pid, signal) = (process.pid, process.release.service.drain.signal);
-        let shared = self.processes.keys().any(|other| *other != id && other.service == id.service);
+        let sockets: Vec<u64> = process.sockets().map(|socket| socket.token).collect();
+        let shares = |other: &super::process::Process| other.sockets().any(|socket| sockets.contains(&socket.token));
+        let shared = self.processes.values().any(|other| other.id != id && shares(other));
         if !flipped.is_empty() && shared {
             let note = format!(
                 "O_NONBLOCK was set on listener {flipped} while it was starting: it holds for every process that has the \
@@ -278,6 +284,10 @@ impl Supervisor {
                 self.on_ready(Source::LeaderExit(id));
             } else if let Some(id) = self.processes.values().find(|p| p.is_probe(pid)).map(|process| process.id) {
                 self.on_probe_exit(id);
+            } else if let Some(id) = self.processes.values().find(|p| p.is_check(pid)).map(|process| process.id) {
+                self.on_check_exit(id);
+            } else if let Some(service) = self.services.iter().find(|(_, it)| it.hooks.is(pid)).map(|(id, _)| *id) {
+                self.on_hook_exit(service);
             } else if self.reexec.as_ref().is_some_and(|reexec| reexec.is(pid)) {
                 self.on_trial_exit();
             } else if pidfd::reap_pid(pid).is_err() {
@@ -295,8 +305,10 @@ impl Supervisor {
     /// Whether we have children that we did not start: orphans of an instance.
     pub(super) fn has_strangers(&self) -> bool {
         let tried = |pid: &Pid| self.reexec.as_ref().is_some_and(|reexec| reexec.is(*pid));
-        let blank = |pid: &Pid| self.services.values().any(|service| service.is_loading(*pid));
-        let ours = |pid: &Pid| self.processes.values().any(|p| p.has_child(*pid) || p.is_probe(*pid));
+        let blank =
+            |pid: &Pid| self.services.values().any(|service| service.is_loading(*pid) || service.hooks.is(*pid));
+        let ours =
+            |pid: &Pid| self.processes.values().any(|p| p.has_child(*pid) || p.is_probe(*pid) || p.is_check(*pid));
         let known = |pid: &Pid| tried(pid) || blank(pid) || ours(pid);
         proc::children_of_self().map_or(true, |children| children.iter().any(|pid| !known(pid)))
     }
@@ -501,6 +513,9 @@ impl Supervisor {
     fn on_hangup(&mut self) {
         for token in self.hangups.ready().unwrap_or_default() {
             let Some(socket) = self.watched.get(&token).map(std::sync::Arc::clone) else { continue };
+            if self.heal(token) {
+                continue;
+            }
             let culprit = self.stopping_now();
             let healed = socket.heals() && socket.bound.listen_again().is_ok();
             if healed {
@@ -569,7 +584,7 @@ impl Supervisor {
     }
 
     /// Who may have done it: whoever is on its way out, else whoever is starting.
-    fn stopping_now(&self) -> String {
+    pub(super) fn stopping_now(&self) -> String {
         let (mut leaving, mut coming) = (Vec::new(), Vec::new());
         for (id, service) in self.core.services() {
             for generation in service.generations.values() {

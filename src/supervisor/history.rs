@@ -108,7 +108,6 @@ impl History {
     }
 
     /// Lines that were dropped because the disk did not take them.
-    #[cfg(test)]
     pub(super) fn lost(&self) -> u64 {
         self.0.lock().lost
     }

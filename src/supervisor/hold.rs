@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use super::paths::RuntimeDirectory;
 use super::survival::{FdStore, Impossible, Name, Part, names};
 use super::systemd::Systemd;
-use super::{LAST_WORDS, Options, StartError, answer, release, until};
+use super::{LAST_WORDS, Options, StartError, answer, metrics, release, until};
 use crate::control::server::{self, Access, Command, Rejection, RejectionKind};
 use crate::control::types::{Done, Status, SupervisorStatus};
 use crate::core::Time;
@@ -121,10 +121,13 @@ impl Hold {
             Command::Status { reply } => drop(reply.send(self.status(now))),
             Command::Request { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Abort { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Promote { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Scale { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Upgrades { reply } => drop(reply.send(Vec::new())),
             Command::Upgrade { reply, .. } => drop(reply.send(None)),
             Command::Events { reply, .. } => drop(reply.send(None)),
             Command::Feed { reply, .. } => drop(reply.send(None)),
+            Command::Metrics { reply } => drop(reply.send(metrics::holding(&self.status(now)))),
             Command::History { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Kpi { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Stop { target, reply, .. } if target.service.is_some() => drop(reply.send(Err(refused()))),

@@ -7,10 +7,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::rows::Slots;
 use super::tokens;
-use crate::config;
-use crate::core::Reason;
+use crate::config::{self, Traffic};
+use crate::core::{Reason, Slot};
 use crate::sys::socket::{self, Bound, Endpoint, Options, UnixName};
+use crate::sys::steer::RowError;
 
 /// One listener of one release: a socket under a name.
 #[derive(Clone, Debug)]
@@ -26,14 +28,16 @@ pub(super) struct Listener {
 pub(super) struct Socket {
     /// What the config asked for: a socket is known again by this at a reload.
     pub(super) asked: Endpoint,
-    /// The socket itself.
-    pub(super) bound: Bound,
+    /// The socket itself; the first slot, where its traffic is steered.
+    pub(super) bound: Arc<Bound>,
     /// Where it came from.
     pub(super) origin: Origin,
     /// What the watches know it by.
     pub(super) token: u64,
     /// Whether it was non-blocking when we last looked.
     nonblocking: AtomicBool,
+    /// The row that it is the first of, where traffic is steered.
+    pub(super) slots: Option<Slots>,
 }
 
 /// Where a listener came from.
@@ -52,8 +56,30 @@ impl Socket {
 
     /// One that a predecessor held.
     pub(super) fn with_token(token: u64, asked: Endpoint, bound: Bound, origin: Origin) -> Arc<Self> {
+        Arc::new(Self::slot(token, asked, Arc::new(bound), origin))
+    }
+
+    /// One socket of a row.
+    pub(super) fn slot(token: u64, asked: Endpoint, bound: Arc<Bound>, origin: Origin) -> Self {
         let nonblocking = AtomicBool::new(bound.is_nonblocking().unwrap_or(false));
-        Arc::new(Self { asked, bound, origin, token, nonblocking })
+        Self { asked, bound, origin, token, nonblocking, slots: None }
+    }
+
+    /// The first of a row, and with it all of them.
+    pub(super) fn steered(token: u64, asked: Endpoint, bound: Arc<Bound>, origin: Origin, slots: Slots) -> Self {
+        let mut first = Self::slot(token, asked, bound, origin);
+        first.slots = Some(slots);
+        first
+    }
+
+    /// The one that a process in this slot accepts from.
+    pub(super) fn of(self: &Arc<Self>, slot: Slot) -> Arc<Self> {
+        self.slots.as_ref().and_then(|slots| slots.socket(slot)).unwrap_or_else(|| Arc::clone(self))
+    }
+
+    /// All of them: it alone, unless traffic is steered.
+    pub(super) fn all(self: &Arc<Self>) -> Vec<Arc<Self>> {
+        self.slots.as_ref().map_or_else(|| vec![Arc::clone(self)], Slots::sockets)
     }
 
     /// Whether a shutdown(2) of it can be mended: by listening again, or by another socket at its address. A UDP socket
@@ -80,6 +106,11 @@ impl Socket {
     /// the kernel chose has lost it, and a unix socket refuses connections for ever.
     pub(super) fn heals(&self) -> bool {
         matches!(self.asked, Endpoint::Tcp(address) if address.port() != 0)
+    }
+
+    /// Sets what can be set on a live socket; says which options cannot.
+    fn apply(&self, options: &Options) -> Vec<&'static str> {
+        self.slots.as_ref().map_or_else(|| self.bound.apply(options), |slots| slots.apply(options))
     }
 
     /// Whether it became non-blocking since this was last asked.
@@ -175,17 +206,20 @@ pub(super) struct Change {
 impl Change {
     /// Makes it so, as far as it can be; says what cannot.
     pub(super) fn apply(&self) -> Option<String> {
-        cannot_change(&self.listener.socket.bound, &self.options, &self.listener.name)
+        cannot_change(self.listener.socket.apply(&self.options), &self.listener.name)
     }
 }
 
 /// The listeners that `service` names: those that exist are kept, the others are claimed from systemd or bound.
-/// Blocks: names may have to be resolved. On failure whatever was bound for this is closed again.
+/// Blocks: names may have to be resolved. On failure whatever was bound for this is closed again. `taken`: so many slots
+/// are in use where traffic is steered.
 pub(super) fn open(
     service: &config::Service,
     existing: &Listeners,
+    taken: usize,
     inherited: &mut Inherited,
 ) -> Result<Opened, Reason> {
+    let steered = service.traffic == Traffic::Steered;
     let kept: HashMap<&Endpoint, &Arc<Socket>> =
         existing.iter().map(|listener| (&listener.socket.asked, &listener.socket)).collect();
     let (mut warnings, mut changes) = (Vec::new(), Vec::new());
@@ -196,18 +230,28 @@ pub(super) fn open(
         let asked = listen.address.resolve().map_err(|error| failed(&error))?;
         let options = options(listen)?;
         let socket = if let Some(socket) = kept.get(&asked) {
+            if socket.slots.is_some() != steered {
+                return Err(traffic_changes(name));
+            }
             let listener = Listener { name: name.clone(), socket: Arc::clone(socket) };
             changes.push(Change { listener, options });
             Arc::clone(socket)
+        } else if let Some(bound) = inherited.claim(name, &asked) {
+            warnings.extend(cannot_change(bound.apply(&options), name));
+            match steered {
+                true => Slots::over(&asked, bound, &options).map_err(|error| row_failed(name, &error))?,
+                false => Socket::new(asked, bound, Origin::Inherited),
+            }
+        } else if steered {
+            Slots::bind(&asked, &options).map_err(|error| row_failed(name, &error))?
         } else {
-            let (bound, origin) = if let Some(bound) = inherited.claim(name, &asked) {
-                warnings.extend(cannot_change(&bound, &options, name));
-                (bound, Origin::Inherited)
-            } else {
-                (socket::bind(&asked, &options).map_err(|error| bind_failed(name, &error))?, Origin::Bound)
-            };
-            Socket::new(asked, bound, origin)
+            let bound = socket::bind(&asked, &options).map_err(|error| bind_failed(name, &error))?;
+            Socket::new(asked, bound, Origin::Bound)
         };
+        if let Some(slots) = &socket.slots {
+            // The slots that are free are taken first, so that these are enough.
+            slots.ensure(taken + service.instances as usize).map_err(|error| row_failed(name, &error))?;
+        }
         listeners.push(Listener { name: name.clone(), socket });
     }
     match inherited.leftover() {
@@ -232,10 +276,24 @@ pub(super) fn replace(listener: &Listener, service: &config::Service) -> Result<
     Ok(Listener { name, socket: Socket::new(asked, bound, origin) })
 }
 
-fn cannot_change(bound: &Bound, options: &Options, name: &str) -> Option<String> {
-    let stuck = bound.apply(options);
+fn cannot_change(stuck: Vec<&'static str>, name: &str) -> Option<String> {
     (!stuck.is_empty())
         .then(|| format!("listener {name}: {} cannot change on a live socket, and stays as it is", stuck.join(", ")))
+}
+
+fn traffic_changes(name: &str) -> Reason {
+    Reason::Config(format!(
+        "listener {name}: how traffic is divided cannot change while a socket is in use: `zdsup stop`, and start anew, or \
+         give the listener another address"
+    ))
+}
+
+fn row_failed(name: &str, error: &RowError) -> Reason {
+    let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
+    match error {
+        RowError::Bind(error) => bind_failed(name, error),
+        _ => Reason::Pin(format!("listener {name}: cannot {error}{hint}")),
+    }
 }
 
 fn bind_failed(name: &str, error: &socket::BindError) -> Reason {

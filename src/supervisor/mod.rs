@@ -17,13 +17,17 @@ mod actions;
 mod adoption;
 mod errand;
 mod events;
+mod exporter;
 mod feed;
+mod health;
 mod history;
 mod hold;
+mod hooks;
 mod ignored;
 pub mod leftovers;
 mod listeners;
 pub mod log;
+mod metrics;
 mod output;
 mod paths;
 mod poller;
@@ -32,8 +36,10 @@ mod reexec;
 mod release;
 mod requests;
 mod restore;
+mod rows;
 mod sink;
 mod status;
+mod steering;
 mod store;
 mod story;
 mod survival;
@@ -64,16 +70,19 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use exporter::Exporter;
 use feed::Feed;
 use history::History;
+use hooks::Hooks;
 use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
+use metrics::Counters;
 use paths::RuntimeDirectory;
 use poller::{Poller, Source};
-use process::Process;
+use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
-use release::{Pinned, Release, Surroundings};
+use release::{Exported, Pinned, Release, Surroundings};
 use restore::Control;
 use sink::Sink;
 use store::Store;
@@ -105,8 +114,9 @@ pub struct Options {
     /// How log lines look.
     pub log_format: log::Format,
     /// Nobody is served: the services are only started to see how that goes. What they are told so by is in their
-    /// environment, they have no cgroups, and a first start that fails is reported and left at that.
-    pub rehearsal: bool,
+    /// environment, they have no cgroups, and a first start that fails is reported and left at that. The number is that
+    /// of the first slot, as they are told it: none that a process of the real service has.
+    pub rehearsal: Option<u32>,
 }
 
 /// Why the supervisor could not start, or what its first start came to.
@@ -254,6 +264,8 @@ struct Supervisor {
     ledger: Ledger,
     history: History,
     feed: Feed,
+    counters: Counters,
+    exporter: Exporter,
     systemd: Systemd,
     runtime_directory: RuntimeDirectory,
     control: Control,
@@ -284,6 +296,8 @@ struct Supervisor {
     terminal: bool,
     /// When memory is to be given back.
     tidy_at: Option<Time>,
+    /// How new connections are divided may have changed.
+    steer_due: bool,
     /// Stop was asked for once already.
     stopping: bool,
     /// That was asked of this process, and not only of a predecessor.
@@ -309,9 +323,32 @@ struct Service {
     blank: Option<Blank>,
     /// What it keeps for its successors.
     store: Store,
+    /// So many times the machine waits for traffic to be divided.
+    weights_owed: u32,
+    /// Processes whose slots are being emptied before they are told to stop.
+    retiring: HashSet<InstanceId>,
+    /// Clients that are sent to one slot: health checks.
+    probers: HashMap<std::net::SocketAddr, core::Slot>,
+    /// What is run at moments of its upgrades.
+    hooks: Hooks,
 }
 
 impl Service {
+    fn new(name: String, listeners: Listeners, store: Store) -> Self {
+        Self {
+            name,
+            listeners,
+            owes_restart: false,
+            last_output: None,
+            blank: None,
+            store,
+            weights_owed: 0,
+            retiring: HashSet::new(),
+            probers: HashMap::new(),
+            hooks: Hooks::default(),
+        }
+    }
+
     /// Whether this is the process that the next instance will be.
     fn is_loading(&self, pid: Pid) -> bool {
         self.blank.as_ref().is_some_and(|blank| blank.pid == pid)
@@ -322,6 +359,8 @@ impl Service {
 struct Pending {
     release: ReleaseId,
     access: Option<Access>,
+    /// Where metrics are served, if the config was read.
+    metrics: Option<Exported>,
     changes: Vec<Change>,
 }
 
@@ -342,10 +381,16 @@ enum Elsewhere {
     Binary(Box<Result<Program, String>>),
     /// A socket that was shut down has a successor, or cannot have one.
     Replaced { service: ServiceId, token: u64, result: Result<listeners::Listener, core::Reason> },
+    /// Nothing is left in the slots of an instance, or nobody waits for it any longer.
+    Retired { instance: InstanceId, left: Option<String> },
+    /// A row that a service had shut a slot of down listens again, or cannot.
+    Healed { tokens: Vec<u64>, result: Result<(), String> },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
     Noted { instance: InstanceId, note: String },
+    /// A health check has come to something.
+    Checked { instance: InstanceId, outcome: health::Outcome },
     /// How many connections draining generations still have.
     Counted(Box<crate::control::types::Status>),
 }
@@ -480,6 +525,8 @@ impl Supervisor {
             ledger: Ledger::default(),
             history,
             feed: Feed::new(),
+            counters: Counters::default(),
+            exporter: Exporter::default(),
             systemd,
             runtime_directory,
             control,
@@ -492,7 +539,7 @@ impl Supervisor {
             reexec: None,
             settled_at: None,
             // Those of a rehearsal could have the names of those of the real one, in the very same place.
-            cgroups: cgroup::delegated().filter(|_| !options.rehearsal),
+            cgroups: cgroup::delegated().filter(|_| options.rehearsal.is_none()),
             hangups,
             paths,
             watched: HashMap::new(),
@@ -502,6 +549,7 @@ impl Supervisor {
             stderr,
             terminal: io::stderr().is_terminal(),
             tidy_at: None,
+            steer_due: true,
             stopping: false,
             stop_asked: false,
             outcome: None,
@@ -509,6 +557,7 @@ impl Supervisor {
             intake: Some(Intake { signals, commands, elsewhere: elsewhere_out }),
         };
         this.watch_directory();
+        this.exporter.serve_at(options.config.as_ref().and_then(|config| config.metrics), &this.commands);
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
             None => this.begin(options.config).await,
@@ -526,7 +575,7 @@ impl Supervisor {
         );
         self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
         let first_failure = match self.systemd.is_listening() {
-            _ if self.surroundings.rehearsal => FirstFailure::Rehearse,
+            _ if self.surroundings.rehearsal.is_some() => FirstFailure::Rehearse,
             true => FirstFailure::Exit,
             false => FirstFailure::Retry,
         };
@@ -539,8 +588,7 @@ impl Supervisor {
             let id = self.core.add_service(core::Generation(last + 1), first_failure);
             let (name, listeners) = (service.name, Listeners::new());
             let store = Store::new(id);
-            let service = Service { name, listeners, owes_restart: false, last_output: None, blank: None, store };
-            self.services.insert(id, service);
+            self.services.insert(id, Service::new(name, listeners, store));
             // A machine that was just made refuses nothing.
             let _ = self.request(id, Kind::Start, None);
         }
@@ -558,6 +606,7 @@ impl Supervisor {
             self.note_what_is_missing();
         }
         self.settle();
+        self.go_on_with_hooks();
         self.announce();
     }
 
@@ -594,12 +643,14 @@ impl Supervisor {
     async fn serve(&mut self, intake: &mut Intake) -> Result<End, StartError> {
         loop {
             self.act();
+            self.begin_checkups();
             // What a successor is handed it takes for stored.
-            if let Some(outcome) = self.outcome.filter(|end| *end != End::Reexec || self.survival.is_complete()) {
+            if let Some(outcome) = self.outcome.filter(|end| self.may_end(*end)) {
                 return Ok(outcome);
             }
             let wake = self.wake(intake).await;
-            if !matches!(wake, Wake::Deadline) {
+            // Checks go on while nothing happens.
+            if !matches!(wake, Wake::Deadline | Wake::Elsewhere(Elsewhere::Checked { .. })) {
                 self.tidy_at = Some(self.now().after(TIDY_AFTER));
             }
             match wake {
@@ -620,6 +671,15 @@ impl Supervisor {
                 Wake::Deadline => {}
             }
             self.on_time();
+        }
+    }
+
+    /// Whether nothing has to be waited for first: hooks of the last verdict, a store that a successor relies on.
+    fn may_end(&self, end: End) -> bool {
+        match end {
+            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()),
+            End::Leave => true,
+            End::Reexec => self.survival.is_complete(),
         }
     }
 
@@ -685,9 +745,12 @@ impl Supervisor {
         let busy = self.is_busy();
         let probes = self.processes.values().filter_map(|process| process.probe.as_ref().and_then(|probe| probe.due));
         let probes = probes.min();
+        let checks = self.processes.values().filter_map(Process::check_deadline).min();
         let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
-        let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
-        let others = others.chain(self.restore_at).chain(self.adoption_deadline());
+        let others =
+            self.systemd.deadline(now, busy).into_iter().chain(probes).chain(checks).chain(ignored).chain(self.tidy_at);
+        let hooks = self.services.values().filter_map(|service| service.hooks.deadline()).min();
+        let others = others.chain(self.restore_at).chain(self.adoption_deadline()).chain(hooks);
         self.core.poll_timeout().into_iter().chain(others).min()
     }
 
@@ -710,6 +773,8 @@ impl Supervisor {
             self.count_connections();
         }
         self.run_probes();
+        self.run_checks();
+        self.on_hook_time();
         self.tell_ignored();
         self.restore_directory();
         if self.tidy_at.is_some_and(|at| at <= now) {
@@ -767,6 +832,7 @@ impl Supervisor {
         if self.stopping {
             tracing::warn!("asked to stop again: ending everything at once");
             self.core.kill(now);
+            self.stop_hooks(true);
             self.survival.stale = true;
             return;
         }
@@ -775,11 +841,27 @@ impl Supervisor {
         self.systemd.stopping("stopping");
         self.tell("ending", "stopping: every service drains first");
         self.core.stop(now);
+        self.stop_hooks(false);
         self.survival.stale = true;
     }
 
     fn now(&self) -> Time {
         Time(clock::monotonic())
+    }
+
+    /// What starting something for an instance takes, and the processes themselves.
+    fn ground(&mut self, id: InstanceId) -> (Ground<'_>, &mut HashMap<InstanceId, Process>) {
+        let ground = Ground {
+            notify_path: self.runtime_directory.notify_socket(id),
+            poller: &mut self.poller,
+            service: self.services.get(&id.service).map_or("", |service| &service.name),
+            cgroups: self.cgroups.as_ref(),
+            surroundings: &self.surroundings,
+            stdout: &self.stdout,
+            stderr: &self.stderr,
+            terminal: self.terminal,
+        };
+        (ground, &mut self.processes)
     }
 
     fn name_of(&self, service: ServiceId) -> &str {

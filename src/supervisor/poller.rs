@@ -34,8 +34,18 @@ pub(super) enum Source {
     ProbeShim(InstanceId),
     /// That command's pidfd.
     ProbeExit(InstanceId),
+    /// The shim of the command that checks an instance's health.
+    CheckShim(InstanceId),
+    /// That command's pidfd.
+    CheckExit(InstanceId),
     /// An instance's cgroup.events.
     Cgroup(InstanceId),
+    /// The shim of a service's hook.
+    HookShim(ServiceId),
+    /// That hook's pidfd.
+    HookExit(ServiceId),
+    /// What it prints.
+    HookOutput(ServiceId),
     /// The shim of the trial of a binary that is to replace us.
     TrialShim,
     /// That trial's pidfd.

@@ -3,19 +3,23 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::errand::Errand;
+use super::health::Checkup;
 use super::ignored::Ignored;
+use super::listeners::Socket;
 use super::output::{Flow, Stream, Tail};
 use super::poller::{Poller, Source, Token};
-use super::release::Release;
+use super::release::{Release, Surroundings};
 use super::sink::Sink;
 use super::tokens;
-use crate::config::ReadyBy;
-use crate::core::{InstanceId, Time};
+use crate::config::{Health, ReadyBy};
+use crate::core::{InstanceId, Slot, Time};
 use crate::sys::Pid;
 use crate::sys::cgroup::{Cgroup, Delegated};
 use crate::sys::limits::{Nofile, Resource};
@@ -23,6 +27,7 @@ use crate::sys::notify::NotifySocket;
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::proc;
 use crate::sys::shim::{Blank, Plan, Program, Shim};
+use crate::sys::socket::{self, Bound, Endpoint, Options};
 
 mod adopted;
 mod readiness;
@@ -31,13 +36,16 @@ mod streams;
 use readiness::Probe;
 use streams::Output;
 
+/// How many checks may wait to be accepted. One is made at a time; of those that are given up something may be left.
+const PRIVATE_BACKLOG: u32 = 16;
+
 /// What starting an instance takes beside its release.
 pub(super) struct Ground<'a> {
     pub(super) poller: &'a mut Poller,
     pub(super) service: &'a str,
     pub(super) notify_path: PathBuf,
     pub(super) cgroups: Option<&'a Delegated>,
-    pub(super) nofile: Nofile,
+    pub(super) surroundings: &'a Surroundings,
     pub(super) stdout: &'a Sink,
     pub(super) stderr: &'a Sink,
     /// Whether captured lines are prefixed and coloured: somebody reads them on a terminal.
@@ -51,6 +59,8 @@ type Named<'a> = (&'a str, BorrowedFd<'a>);
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) id: InstanceId,
+    /// The place that it accepts from, where traffic is steered.
+    pub(super) slot: Slot,
     /// What its descriptors are called by.
     pub(super) token: u64,
     /// Whether its main process and its leader are our children: those of a predecessor that died are not.
@@ -78,6 +88,10 @@ pub(super) struct Process {
     pub(super) output_elsewhere: Option<String>,
     ready_fd: Option<Watched<File>>,
     pub(super) probe: Option<Probe>,
+    /// The listener that it has for itself, for its health checks.
+    pub(super) private: Option<Arc<Bound>>,
+    /// Its health checks, from the moment that it says that it is ready until it is told to stop.
+    pub(super) checkup: Option<Checkup>,
     /// Its last STATUS=.
     pub(super) status: Option<String>,
     /// Things an operator should know.
@@ -138,7 +152,7 @@ impl Process {
     /// Tells the shim that is to become the instance what to do: the one at hand, else one that is made. Does not wait
     /// for it. `stored`: what it is passed after its listeners.
     pub(super) fn start(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         release: Arc<Release>,
         blank: Option<Blank>,
         stored: Vec<Named<'_>>,
@@ -154,7 +168,7 @@ impl Process {
             let _ = cgroup.mark(owner);
         }
         let path = cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let started = Self::start_in(id, &name, release, blank, stored, cgroup, ground);
+        let started = Self::start_in((id, slot), &name, release, blank, stored, cgroup, ground);
         if started.is_err()
             && let Some(path) = path
         {
@@ -165,7 +179,7 @@ impl Process {
     }
 
     fn start_in(
-        id: InstanceId,
+        (id, slot): (InstanceId, Slot),
         name: &str,
         release: Arc<Release>,
         blank: Option<Blank>,
@@ -184,14 +198,20 @@ impl Process {
             ReadyBy::Notify | ReadyBy::Exec { .. } | ReadyBy::Alive(_) => (None, None),
         };
         let streams = (output.stdout_theirs.as_fd(), output.stderr_theirs.as_fd());
-        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground);
-        plan.env.extend(environment_of_instance(id, name, ground));
+        let mut plan =
+            plan(&release, &release.program.program, release.argv.clone(), streams, ground.surroundings.nofile);
+        plan.env.extend(environment_of_instance(id, slot, name, ground));
         if release.service.fd_store_max > 0 {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
         }
         let listeners = release.listeners.iter();
-        let listeners = listeners.map(|listener| (listener.name.as_str(), listener.socket.bound.fd.as_fd()));
-        let passed: Vec<Named<'_>> = listeners.chain(stored).collect();
+        let sockets: Vec<(&str, Arc<Socket>)> =
+            listeners.map(|listener| (listener.name.as_str(), listener.socket.of(slot))).collect();
+        let listeners = sockets.iter().map(|(name, socket)| (*name, socket.bound.fd.as_fd()));
+        let private_name = release.service.health.as_ref().and_then(Health::private);
+        let private = private_name.map(|_| private_listener()).transpose()?;
+        let own = private_name.zip(private.as_ref().map(|bound| bound.fd.as_fd()));
+        let passed: Vec<Named<'_>> = listeners.chain(own).chain(stored).collect();
         plan.env.extend(names(&passed));
         plan.listen_pid = release.service.listen_pid;
         if let Some(timeout) = release.service.watchdog.timeout {
@@ -219,6 +239,7 @@ impl Process {
         let stderr = watch(output.stderr, Source::Stderr(id))?;
         Ok(Self {
             id,
+            slot,
             token: tokens::fresh(),
             is_ours: true,
             release,
@@ -238,12 +259,19 @@ impl Process {
             output_elsewhere: output.elsewhere,
             ready_fd: ready_fd.map(|fd| Watched::new(fd, Source::ReadyFd(id), poller)).transpose()?,
             probe,
+            private: private.map(Arc::new),
+            checkup: None,
             status: None,
             notes: Vec::new(),
             ignored: Ignored::default(),
             lingering: false,
             search_at: None,
         })
+    }
+
+    /// What it accepts from.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = Arc<Socket>> {
+        self.release.listeners.iter().map(|listener| listener.socket.of(self.slot))
     }
 
     // ---- the launch -----------------------------------------------------------------------------------------------
@@ -423,6 +451,9 @@ impl Process {
         }
         self.stop_probe(poller);
         self.stop_ready_fd(poller);
+        if let Some(checkup) = &mut self.checkup {
+            checkup.end(poller);
+        }
         if let Some(events) = self.cgroup_events.take() {
             events.end(poller);
         }
@@ -504,6 +535,38 @@ impl Process {
         bound
     }
 
+    // ---- commands about it ----------------------------------------------------------------------------------------
+
+    /// Runs a command that is about it: in its surroundings, with MAINPID in its environment.
+    pub(super) fn errand(
+        &self,
+        program: &Program,
+        command: &[OsString],
+        (shim, exit): (Source, Source),
+        ground: &mut Ground<'_>,
+    ) -> io::Result<Errand> {
+        let null = File::options().write(true).open("/dev/null")?;
+        let mut plan =
+            plan(&self.release, program, command.to_vec(), (null.as_fd(), null.as_fd()), ground.surroundings.nofile);
+        let name = format!("{}@{}.{}", ground.service, self.id.generation, self.id.number);
+        plan.env.extend(environment_of_instance(self.id, self.slot, &name, ground));
+        plan.env.push(("MAINPID".into(), self.pid.to_string().into()));
+        plan.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        Errand::begin(&plan, shim, exit, ground.poller)
+    }
+
+    /// Whether this is the process of a health check.
+    pub(super) fn is_check(&self, pid: Pid) -> bool {
+        self.checkup.as_ref().is_some_and(|checkup| checkup.is(pid))
+    }
+
+    /// The health check that runs is ended, to be made again at once.
+    pub(super) fn interrupt_check(&mut self, poller: &mut Poller) {
+        if let Some(checkup) = &mut self.checkup {
+            checkup.interrupt(poller);
+        }
+    }
+
     // ---- its output -----------------------------------------------------------------------------------------------
 
     /// Reads a batch of what it prints.
@@ -540,13 +603,13 @@ pub(super) fn failure(step: &str, error: &str, hint: Option<&str>) -> String {
     }
 }
 
-/// What an instance and its readiness command have in common.
-fn plan<'a>(
+/// What an instance, its readiness command and the hooks have in common.
+pub(super) fn plan<'a>(
     release: &Release,
     program: &'a Program,
     argv: Vec<OsString>,
     (stdout, stderr): (BorrowedFd<'a>, BorrowedFd<'a>),
-    ground: &Ground<'_>,
+    nofile: Nofile,
 ) -> Plan<'a> {
     let privileges = &release.service.privileges;
     let limit = |(name, (soft, hard)): (&String, &(u64, u64))| Some((Resource::from_name(name)?, *soft, *hard));
@@ -564,7 +627,7 @@ fn plan<'a>(
         identity: release.identity.clone(),
         umask: privileges.umask,
         limits: privileges.limits.iter().filter_map(limit).collect(),
-        nofile: ground.nofile,
+        nofile,
         nice: privileges.nice,
         oom_score_adjust: privileges.oom_score_adjust,
         no_new_privileges: privileges.no_new_privileges,
@@ -572,13 +635,21 @@ fn plan<'a>(
     }
 }
 
-fn environment_of_instance(id: InstanceId, name: &str, ground: &Ground<'_>) -> Vec<(OsString, OsString)> {
+fn environment_of_instance(id: InstanceId, slot: Slot, name: &str, ground: &Ground<'_>) -> Vec<(OsString, OsString)> {
     vec![
         ("NOTIFY_SOCKET".into(), ground.notify_path.clone().into()),
         ("ZDSUP_SERVICE".into(), ground.service.into()),
         ("ZDSUP_GENERATION".into(), id.generation.to_string().into()),
         ("ZDSUP_INSTANCE".into(), name.into()),
+        ("ZDSUP_SLOT".into(), ground.surroundings.name_of_slot(slot).to_string().into()),
     ]
+}
+
+/// A listener for health checks alone.
+fn private_listener() -> io::Result<Bound> {
+    let anywhere = Endpoint::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+    let options = Options { backlog: PRIVATE_BACKLOG, ..Options::default() };
+    socket::bind(&anywhere, &options).map_err(|error| io::Error::other(format!("private listener: {error}")))
 }
 
 /// LISTEN_FDS and LISTEN_FDNAMES (sd_listen_fds(3)); LISTEN_PID is for the process itself to know.

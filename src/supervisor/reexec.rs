@@ -218,6 +218,7 @@ impl Supervisor {
     pub(super) fn replace_ourselves(&mut self) {
         for process in self.processes.values_mut() {
             process.interrupt_probe(&mut self.poller);
+            process.interrupt_check(&mut self.poller);
         }
         let binary = self.reexec.as_ref().map(|reexec| reexec.binary.clone()).unwrap_or_default();
         let error = self.execute(&binary);
@@ -227,8 +228,9 @@ impl Supervisor {
     }
 
     fn execute(&mut self, binary: &Path) -> io::Error {
+        let dams = self.dams();
         let handed: BTreeMap<Name, i32> =
-            self.holdings().into_iter().map(|(name, fd)| (name, fd.as_raw_fd())).collect();
+            self.holdings(&dams).into_iter().map(|(name, fd)| (name, fd.as_raw_fd())).collect();
         let mut arguments = std::env::args_os();
         let first = arguments.next().unwrap_or_else(|| "zdsup".into());
         let arguments: Result<Vec<CString>, _> =
@@ -261,7 +263,7 @@ impl Supervisor {
 
     fn keep_across_exec(&self, keep: bool) -> io::Result<()> {
         let flags = if keep { FdFlag::empty() } else { FdFlag::FD_CLOEXEC };
-        for (_, fd) in self.holdings() {
+        for (_, fd) in self.holdings(&self.dams()) {
             fcntl(fd, F_SETFD(flags))?;
         }
         Ok(())

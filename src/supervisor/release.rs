@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -15,9 +16,11 @@ use serde_json::value::RawValue;
 use super::listeners::{self, Change, Inherited, Listeners};
 use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
+use crate::config::health::Check;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
-use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Strategy};
+use crate::core::event::Hook;
+use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Slot, Strategy};
 use crate::sys::describe;
 use crate::sys::limits::{self, Nofile};
 use crate::sys::shim::{Identity, Program, Stands};
@@ -25,8 +28,9 @@ use crate::sys::shim::{Identity, Program, Stands};
 /// Descriptors that must stay free for the supervisor itself when an upgrade begins: for its control clients, its
 /// blocking work, and the processes that are on their way out.
 const RESERVE: u64 = 128;
-/// Descriptors that one more process costs the supervisor, at most: pidfds, notify socket, pipes, shim, cgroup.
-const PER_INSTANCE: u64 = 12;
+/// Descriptors that one more process costs the supervisor, at most: pidfds, notify socket, pipes, shim, cgroup, its
+/// private listener and a health check.
+const PER_INSTANCE: u64 = 14;
 
 /// The first number that no descriptor that a service stores may have: those from there on are the supervisor's own
 /// reserve.
@@ -39,7 +43,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 17] = [
+const STALE: [&str; 23] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -51,6 +55,12 @@ const STALE: [&str; 17] = [
     "ZDSUP_SERVICE",
     "ZDSUP_GENERATION",
     "ZDSUP_INSTANCE",
+    "ZDSUP_SLOT",
+    "ZDSUP_HOOK",
+    "ZDSUP_RELEASE",
+    "ZDSUP_FROM",
+    "ZDSUP_REASON",
+    "ZDSUP_VERDICT",
     "RUNTIME_DIRECTORY",
     "STATE_DIRECTORY",
     "MAINPID",
@@ -79,6 +89,10 @@ pub(super) struct Release {
     pub(super) identity: Option<Identity>,
     /// The readiness command, where there is one.
     pub(super) probe: Option<Arc<Held>>,
+    /// The command of its health checks, where that is what checks it.
+    pub(super) check: Option<Arc<Held>>,
+    /// The programs of its hooks, one a command.
+    pub(super) hooks: BTreeMap<Hook, Vec<Arc<Held>>>,
     /// Where its output goes, with `log = { file = ... }`.
     pub(super) log_file: Option<Arc<File>>,
     /// The sockets, in the order of their descriptors.
@@ -98,6 +112,8 @@ pub(super) struct Held {
 pub(super) struct Pinned {
     /// Who may use the control socket once the upgrade has succeeded. `None`: the config was not read.
     pub(super) access: Option<Access>,
+    /// Where metrics are served from then on, likewise.
+    pub(super) metrics: Option<Exported>,
     /// What will be run.
     pub(super) release: Release,
     /// Things an operator should know.
@@ -105,6 +121,10 @@ pub(super) struct Pinned {
     /// What becomes of sockets that are in use once the upgrade has succeeded.
     pub(super) changes: Vec<Change>,
 }
+
+/// Where metrics are served, if they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exported(pub(super) Option<SocketAddr>);
 
 /// Where a config comes from, each time that it is wanted.
 #[derive(Clone, Debug)]
@@ -160,14 +180,19 @@ pub(super) struct Surroundings {
     pub(super) directory: PathBuf,
     /// The limits on open files that it was started with.
     pub(super) nofile: Nofile,
-    /// Nobody is served.
-    pub(super) rehearsal: bool,
+    /// Nobody is served: what the first slot is called.
+    pub(super) rehearsal: Option<u32>,
 }
 
 impl Surroundings {
     /// Reads them.
-    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile, rehearsal: bool) -> Self {
+    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile, rehearsal: Option<u32>) -> Self {
         Self { source, environment: std::env::vars_os().collect(), directory, nofile, rehearsal }
+    }
+
+    /// What a slot is called where a process is told of it.
+    pub(super) fn name_of_slot(&self, slot: Slot) -> u32 {
+        self.rehearsal.unwrap_or(0).saturating_add(slot.0)
     }
 
     /// Pins the release that the config names now.
@@ -175,7 +200,7 @@ impl Surroundings {
         &self,
         service: &str,
         kind: Kind,
-        existing: &Listeners,
+        (existing, taken): (&Listeners, usize),
         inherited: &mut Inherited,
     ) -> Result<Pinned, Reason> {
         let config = match &self.source {
@@ -197,12 +222,17 @@ impl Surroundings {
             ReadyBy::Exec { command, .. } => Some(resolve(&command[0], &directory, &path)?),
             ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Alive(_) => None,
         };
+        let check = match service.health.as_ref().map(|health| &health.check) {
+            Some(Check::Exec(command)) => Some(resolve(&command[0], &directory, &path)?),
+            Some(Check::Http(_) | Check::Tcp(_)) | None => None,
+        };
+        let hooks = resolve_hooks(&service.hooks, &directory, &path)?;
         let argv = service.command.clone();
         let log_file = match &service.log {
             Log::File(path) => Some(Arc::new(open_log(path)?)),
             Log::Capture | Log::Inherit | Log::Journal => None,
         };
-        let opened = listeners::open(&service, existing, inherited)?;
+        let opened = listeners::open(&service, existing, taken, inherited)?;
         let listeners = opened.listeners;
         let release = Release {
             service,
@@ -212,19 +242,23 @@ impl Surroundings {
             directory,
             identity,
             probe,
+            check,
+            hooks,
             log_file,
             listeners,
             written: OnceLock::new(),
         };
-        let access = Some(access(&config));
-        Ok(Pinned { access, release, warnings: opened.warnings, changes: opened.changes })
+        let (access, metrics) = (Some(access(&config)), Some(Exported(config.metrics)));
+        Ok(Pinned { access, metrics, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     fn check_descriptors(&self, service: &config::Service, kind: Kind) -> Result<(), Reason> {
         let (Ok(open), Ok((limit, _))) = (limits::open_fds(), limits::limit(limits::Resource::NOFILE)) else {
             return Ok(());
         };
-        let needed = PER_INSTANCE + service.listen.len() as u64 + reserve(limit);
+        let hooks: usize = service.hooks.commands.values().map(Vec::len).sum();
+        let needed =
+            PER_INSTANCE * u64::from(service.instances) + (service.listen.len() + hooks) as u64 + reserve(limit);
         if open as u64 + needed <= limit {
             return Ok(());
         }
@@ -276,7 +310,7 @@ impl Surroundings {
         environment.extend(service.environment.iter().map(|(name, value)| (name.into(), value.into())));
         // A file could say it too.
         environment.remove(OsStr::new(REHEARSAL));
-        if self.rehearsal {
+        if self.rehearsal.is_some() {
             environment.insert(REHEARSAL.into(), "1".into());
         }
         Ok(environment)
@@ -285,8 +319,21 @@ impl Surroundings {
 
 impl Release {
     /// The files that it runs.
-    pub(super) fn executables(&self) -> impl Iterator<Item = &Held> {
-        [Some(&self.program), self.probe.as_ref()].into_iter().flatten().map(|held| &**held)
+    pub(super) fn executables(&self) -> impl Iterator<Item = &Arc<Held>> {
+        let own = [Some(&self.program), self.probe.as_ref(), self.check.as_ref()].into_iter().flatten();
+        own.chain(self.hooks.values().flatten())
+    }
+
+    /// Holds a file that another release holds already together with that: so that what is kept to be gone back to costs
+    /// a descriptor for each program, not for each upgrade.
+    pub(super) fn share<'a>(&mut self, others: impl Iterator<Item = &'a Arc<Held>>) {
+        let others: Vec<&Arc<Held>> = others.collect();
+        let own = [Some(&mut self.program), self.probe.as_mut(), self.check.as_mut()].into_iter().flatten();
+        for held in own.chain(self.hooks.values_mut().flatten()) {
+            if let Some(same) = others.iter().find(|other| other.program.is_same(&held.program)) {
+                *held = Arc::clone(same);
+            }
+        }
     }
 
     /// All of it, as a successor reads it. It never changes, so it is written once.
@@ -301,15 +348,16 @@ impl Release {
     /// Pins it again, on these sockets.
     pub(super) fn again(&self, listeners: Listeners) -> Result<Pinned, Reason> {
         self.check_program()?;
-        Ok(Pinned { access: None, release: self.on(listeners), warnings: Vec::new(), changes: Vec::new() })
+        let (warnings, changes) = (Vec::new(), Vec::new());
+        Ok(Pinned { access: None, metrics: None, release: self.on(listeners), warnings, changes })
     }
 
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
-    pub(super) fn back(&self, existing: &Listeners) -> Result<Pinned, Reason> {
+    pub(super) fn back(&self, existing: &Listeners, taken: usize) -> Result<Pinned, Reason> {
         self.check_program()?;
-        let opened = listeners::open(&self.service, existing, &mut Inherited::default())?;
+        let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
         let release = self.on(opened.listeners);
-        Ok(Pinned { access: None, release, warnings: opened.warnings, changes: opened.changes })
+        Ok(Pinned { access: None, metrics: None, release, warnings: opened.warnings, changes: opened.changes })
     }
 
     /// The same, holding no sockets: it is only kept to be gone back to.
@@ -322,7 +370,7 @@ impl Release {
         match self.program.program.check() {
             Ok(Stands::SameFile | Stands::PathMoved) => Ok(()),
             Err(error) => Err(Reason::Exec(format!("{}: {error}", self.program.program.path.display()))),
-            Ok(Stands::OverwrittenInPlace) => Err(Reason::Exec(format!(
+            Ok(Stands::OverwrittenInPlace) => Err(Reason::Overwritten(format!(
                 "{} was overwritten in place since it was pinned, so the release cannot be run again: `zdsup reload` \
                  takes the new one",
                 self.program.program.path.display()
@@ -340,6 +388,8 @@ impl Release {
             directory: self.directory.clone(),
             identity: self.identity.clone(),
             probe: self.probe.clone(),
+            check: self.check.clone(),
+            hooks: self.hooks.clone(),
             log_file: self.log_file.clone(),
             listeners,
             written: OnceLock::new(),
@@ -363,8 +413,8 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         backoff: Backoff { min: service.restart.backoff_min, max: service.restart.backoff_max },
         give_up_after: service.restart.give_up_after,
         strategy: strategy(&service.upgrade.strategy),
-        health: false,
-        hooks: Hooks::default(),
+        health: service.health.is_some(),
+        hooks: Hooks { present: service.hooks.commands.keys().copied().collect(), timeout: service.hooks.timeout },
         keep_releases: service.upgrade.keep_releases,
     }
 }
@@ -411,6 +461,36 @@ fn resolve(command: &OsStr, directory: &Path, path: &OsStr) -> Result<Arc<Held>,
         let hint = error.hint().map(|hint| format!(" ({hint})")).unwrap_or_default();
         Reason::Exec(format!("cannot {error}{hint}"))
     })
+}
+
+/// The program of each command, held open once however often it is named.
+fn resolve_hooks(
+    hooks: &config::Hooks,
+    directory: &Path,
+    path: &OsStr,
+) -> Result<BTreeMap<Hook, Vec<Arc<Held>>>, Reason> {
+    let mut known: BTreeMap<&OsStr, Arc<Held>> = BTreeMap::new();
+    let mut resolved: BTreeMap<Hook, Vec<Arc<Held>>> = BTreeMap::new();
+    for (hook, commands) in &hooks.commands {
+        for command in commands {
+            let word = command.0[0].as_os_str();
+            let held = match known.get(word) {
+                Some(held) => Arc::clone(held),
+                None => resolve(word, directory, path).map_err(|reason| of_hook(*hook, reason))?,
+            };
+            known.insert(word, Arc::clone(&held));
+            resolved.entry(*hook).or_default().push(held);
+        }
+    }
+    Ok(resolved)
+}
+
+/// Which program it is that cannot be executed.
+fn of_hook(hook: Hook, reason: Reason) -> Reason {
+    match reason {
+        Reason::Exec(error) => Reason::Exec(format!("the {hook} hook: {error}")),
+        other => other,
+    }
 }
 
 pub(super) fn open_log(path: &Path) -> Result<File, Reason> {

@@ -24,7 +24,10 @@ mod store;
 
 pub use adopt::Passed;
 pub(super) use adopt::{Adoption, Impossible, Predecessor, Programs, STATE_FD, Sockets, listeners_among, names};
-pub(super) use document::{Document, Name, Owner, Part, ProcessEntry, ReleaseEntry, StoredEntry, check};
+pub(super) use document::{
+    Document, HookEntry, HookProcessEntry, Name, Owner, Part, ProcessEntry, ReleaseEntry, StoredEntry, check,
+};
 pub(super) use memory::Memory;
+pub(super) use record::PER_INSTANCE;
 pub(super) use record::Survival;
 pub(super) use store::FdStore;

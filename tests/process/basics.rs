@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, InstanceState, ServiceState, Verdict};
 
 use crate::support::client::{self, Connection};
-use crate::support::supervisor::{Supervisor, command};
+use crate::support::supervisor::{Supervisor, command, wrapped};
 use crate::support::{Load, Place, SOON, Setup, Target, Zdsup, eventually, hazard, is_root, process, skip, zdsup};
 
 #[test]
@@ -347,7 +347,7 @@ fn a_listener_that_comes_without_a_state_is_used_again() {
     let elsewhere = Place::new();
     let setup = Setup::new(&elsewhere, &["serve"]);
     let mut supervisor = start_with_a_socket_called("zdsup.socket.7", &setup, &place);
-    let status = supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));
+    let status = supervisor.wait_for("it serves", |status| status.services[0].serving.is_some());
     assert_eq!(status.services[0].listeners[0].origin, "bound");
     eventually("what is of no use is closed", || TcpListener::bind((place.address(), 8080)).ok());
     assert_eq!(supervisor.end().code(), Some(0));
@@ -369,8 +369,10 @@ fn start_with_a_socket_called(name: &str, setup: &Setup, place: &Place) -> Super
     let script = format!("exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES={name} exec \"$@\"");
     let plain = command(&place.join("run"));
     let mut started = Command::new("sh");
-    started.args(["-c", &script, "sh"]).arg(plain.get_program()).args(plain.get_args()).arg("run").arg("-c");
-    started.arg(place.join("web.toml")).stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
+    started.args(["-c", &script, "sh"]);
+    let mut started = wrapped(started, &plain);
+    started.args(["run", "-c"]).arg(place.join("web.toml"));
+    started.stdin(OwnedFd::from(listener)).stdout(Stdio::null()).stderr(Stdio::null());
     Supervisor::adopt(started.spawn().expect("there is a shell"), place)
 }
 

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -272,6 +273,91 @@ impl Visitor {
     }
 }
 
+/// A schema is expanded and contracted under load, both releases right throughout. One that would lock requests out for
+/// long is interrupted, and so is one that cannot get the lock: the upgrade fails, and nobody notices.
+#[test]
+fn migration() {
+    const ROWS: u64 = 20_000;
+    if !found("python3") {
+        return;
+    }
+    let place = Place::new();
+    let app = place.join("app");
+    for directory in ["migration", "python"] {
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(directory);
+        copy(&from, &app.join(directory));
+    }
+    let switch = |release: u64| {
+        let (new, current) = (app.join("new"), app.join("migration/current"));
+        std::os::unix::fs::symlink(format!("releases/{release}"), &new).expect("a link can be made");
+        fs::rename(new, current).expect("it can be replaced");
+    };
+    let database = app.join("visits.db");
+    let sql = |statement: &str| {
+        let script = "import sqlite3, sys; print(*[row[0] for row in sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None).execute(sys.argv[2])])";
+        let ran = Command::new("python3").args(["-c", script]).arg(&database).arg(statement).output();
+        let ran = ran.expect("there is python3");
+        assert!(ran.status.success(), "{statement}: {ran:?}");
+        String::from_utf8(ran.stdout).expect("text").trim().to_owned()
+    };
+    let version: u64 =
+        sql("SELECT substr(sqlite_version(), 3, instr(substr(sqlite_version(), 3), '.') - 1)").parse().unwrap_or(0);
+    if version < 35 {
+        return skip("dropping a column takes SQLite 3.35");
+    }
+    switch(1);
+    let changes = [("/srv/app", app.to_str().expect("text"))];
+    let mut example = Example::start_in(place, "migration/migration.toml", &changes);
+    sql(&format!(
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) INSERT INTO visits (who) SELECT 'guest ' || i FROM n"
+    ));
+    let load = example.load();
+
+    // Somebody else holds the lock for longer than the migration waits, and for less than requests do.
+    switch(2);
+    let script = "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None); db.execute('BEGIN IMMEDIATE'); print(flush=True); sys.stdin.read()";
+    let mut holder = Command::new("python3");
+    holder.args(["-c", script]).arg(&database).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut holder = holder.spawn().expect("there is python3");
+    holder.stdout.take().expect("a pipe").read_exact(&mut [0]).expect("it has the lock");
+    let reload = example.supervisor.upgrade("reload", &[]).is(Verdict::Failed).still_serving(1);
+    drop(holder.stdin.take());
+    assert!(holder.wait().expect("it is our child").success());
+    reload.because("the before-start hook failed").last_lines_say("add the column visitor: database is locked");
+
+    example.supervisor.upgrade("reload", &[]).is(Verdict::Upgraded);
+    example.supervisor.wait_for_log("web hook after-drain | contract: drop the column who\n");
+    let columns = "SELECT group_concat(name) FROM pragma_table_info('visits')";
+    eventually("it is contracted", || (sql(columns) == "id,visitor").then_some(()));
+    example.supervisor.upgrade("restart", &[]).is(Verdict::Upgraded);
+
+    // By far longer than requests wait for the lock.
+    switch(3);
+    let reload = example.supervisor.upgrade("reload", &[]).is(Verdict::Failed).still_serving(4);
+    reload.last_lines_say("it would block requests for more than 0.2 s");
+    assert_eq!(sql(columns), "id,visitor");
+
+    let report = load.stop();
+    assert_eq!(report.failed(), 0, "{:?} {:?}", report.errors, report.examples);
+    let answers: u64 = report.answers().values().sum();
+    assert_eq!(report.answers().len(), 3, "{:?}", report.answers());
+    assert_eq!(sql("SELECT count(*) FROM visits WHERE visitor LIKE 'guest %'").parse(), Ok(ROWS + answers));
+    assert_eq!(sql("SELECT count(*) FROM visits").parse(), Ok(ROWS + answers));
+    example.end();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory can be made");
+    for entry in fs::read_dir(from).expect("it is there").flatten() {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(path, to).expect("it can be copied");
+        }
+    }
+}
+
 /// Whatever lies below a path, as one text.
 fn read_all(path: &Path) -> String {
     if path.is_file() {
@@ -332,8 +418,7 @@ impl Example {
         })
     }
 
-    fn upgraded_under_load(mut self) {
-        let address = self.target();
+    fn load(&self) -> load::Running {
         let plan = Plan {
             threads_new: 2,
             threads_keep_alive: 2,
@@ -341,7 +426,11 @@ impl Example {
             timeout: support::SOON,
             ..Plan::default()
         };
-        let load = load::Load::start(load::Target::Tcp(address), plan).expect("load can be started");
+        load::Load::start(load::Target::Tcp(self.target()), plan).expect("load can be started")
+    }
+
+    fn upgraded_under_load(mut self) {
+        let load = self.load();
         for _ in 0..UPGRADES {
             self.supervisor.upgrade("reload", &[]).is(Verdict::Upgraded);
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, HistoryPage, Kind, Kpi, Verdict};
 
-use crate::support::supervisor::command;
+use crate::support::supervisor::{command, wrapped};
 use crate::support::{Place, SOON, Setup, Supervisor, Zdsup, eventually, is_root, skip};
 
 impl Zdsup {
@@ -158,12 +158,9 @@ fn a_disk_that_is_full_stops_no_upgrade_and_is_said_once() {
     // One page, of which the filler takes all.
     let script = "mount -t tmpfs -o size=4k none state && head -c 4096 /dev/zero >state/filler && exec \"$@\"";
     let mut child = Command::new("unshare");
-    child.args(["--mount", "--", "sh", "-c", script, "sh"]).arg(plain.get_program());
-    child.args(plain.get_args()).args(["run", "-c", "web.toml"]).current_dir(place.path());
-    child.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    for (name, _) in plain.get_envs().filter(|(_, value)| value.is_none()) {
-        child.env_remove(name);
-    }
+    child.args(["--mount", "--", "sh", "-c", script, "sh"]);
+    let mut child = wrapped(child, &plain);
+    child.args(["run", "-c", "web.toml"]).current_dir(place.path());
     let child = child.stdout(log).stderr(other).spawn().expect("there is an unshare");
     let mut supervisor = Supervisor::adopt(child, &place);
     supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));

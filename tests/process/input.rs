@@ -1,13 +1,12 @@
 //! Bad input: each mistake has its own message and its exit code, and changes nothing that runs.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Output;
 
-use crate::support::supervisor::command;
+use crate::support::supervisor::{command, wrapped};
 use crate::support::{Load, Place, Setup, Zdsup, eventually, hazard, is_root, process, skip, zdsup};
 
 /// `zdsup run -c FILE` with this file, which must not start anything.
@@ -111,8 +110,9 @@ fn a_first_start_with_too_few_descriptors() {
     fs::write(place.join("web.toml"), Setup::new(&place, &["serve"]).toml()).expect("a config can be written");
     let plain = command(&place.join("run"));
     let mut limited = std::process::Command::new("sh");
-    limited.args(["-c", "ulimit -n 36 && exec \"$@\"", "sh"]).arg(plain.get_program()).args(plain.get_args());
-    let output = limited.args(["run", "-c"]).arg(place.join("web.toml")).output().expect("there is a shell");
+    limited.args(["-c", "ulimit -n 36 && exec \"$@\"", "sh"]);
+    let output =
+        wrapped(limited, &plain).args(["run", "-c"]).arg(place.join("web.toml")).output().expect("there is a shell");
     says(&output, 5, &["of at most 36 descriptors open", "free for a start: raise its limit"]);
     assert!(!String::from_utf8_lossy(&output.stderr).contains("old generations"), "there are none");
 }
@@ -135,12 +135,12 @@ fn a_privileged_port_without_privilege() {
     let mut dropped = match is_root() {
         true => {
             let mut dropped = std::process::Command::new("setpriv");
-            dropped.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(plain.get_program());
-            dropped
+            dropped.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+            wrapped(dropped, &plain)
         }
-        false => std::process::Command::new(plain.get_program()),
+        false => plain,
     };
-    let output = dropped.args(plain.get_args()).args(["run", "-c"]).arg(place.join("web.toml")).output();
+    let output = dropped.args(["run", "-c"]).arg(place.join("web.toml")).output();
     says(&output.expect("it can be started"), 4, &[":79", "privilege"]);
 }
 
@@ -263,11 +263,8 @@ fn a_control_socket_that_one_may_not_use() {
     let plain = command(&z.supervisor.runtime);
     for word in ["reload", "status", "stop", "abort"] {
         let mut other = std::process::Command::new("setpriv");
-        other
-            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
-            .arg(plain.get_program())
-            .args(plain.get_args());
-        let output = other.arg(word).envs(BTreeMap::from([("NO_COLOR", "1")])).output().expect("it can be started");
+        other.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        let output = wrapped(other, &plain).arg(word).output().expect("it can be started");
         says(&output, 6, &["permitted"]);
     }
     z.settled(1);

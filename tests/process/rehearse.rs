@@ -312,20 +312,59 @@ fn a_supervisor_of_its_own_that_is_killed_leaves_nothing() {
 fn what_is_asked_for_must_be_answered() {
     let mut z = Zdsup::serving(&["serve"]);
     let stage = Stage::of(&z.place);
-    for path in ["/", "/status/204", "/status/302", "/slow/300"] {
-        stage.rehearse(&z.place, &["--for", "50ms", "--http", path]).is(Verdict::Upgraded, 0);
+    let health = z.place.join("health");
+    z.release(&["serve", "--health", &health.display().to_string()]);
+    let answers = |status: &str| fs::write(&health, status).expect("it can be written");
+    for status in ["204", "302"] {
+        answers(status);
+        stage.rehearse(&z.place, &["--for", "50ms", "--http", "/healthz"]).is(Verdict::Upgraded, 0);
     }
-    stage.rehearse(&z.place, &["--for", "0s", "--http", "/"]).is(Verdict::Upgraded, 0);
-    let verdict = stage.rehearse(&z.place, &["--for", "10m", "--http", "/status/503"]).is(Verdict::RolledBack, 4);
-    assert_eq!(verdict.reason.as_deref(), Some("GET /status/503 was answered with 503"));
-    let verdict = stage.rehearse(&z.place, &["--for", "0s", "--http", "/status/404"]).is(Verdict::RolledBack, 4);
-    assert_eq!(verdict.reason.as_deref(), Some("GET /status/404 was answered with 404"));
+    // It is asked for at least once, and what was asked is waited for.
+    stage.rehearse(&z.place, &["--for", "0s", "--http", "/slow/300"]).is(Verdict::Upgraded, 0);
+    for (status, time) in [("503 Service Unavailable", "10m"), ("404 Not Found", "0s")] {
+        answers(&status[..3]);
+        let rehearsed = stage.rehearse(&z.place, &["--for", time, "--http", "/healthz"]);
+        let reason = rehearsed.is(Verdict::RolledBack, 4).reason;
+        assert_eq!(reason, Some(format!("GET /healthz: {status}")));
+    }
     // It accepts nothing.
     let report = z.place.join("report").display().to_string();
     z.release(&["report", "--to", &report]);
     let verdict = stage.rehearse(&z.place, &["--for", "10m", "--http", "/"]).is(Verdict::RolledBack, 4);
-    assert_eq!(verdict.reason.as_deref(), Some("GET / was not answered in 5.0 s"));
-    z.release(&["serve"]);
+    assert_eq!(verdict.reason.as_deref(), Some("GET /: no answer in 5 s"));
+}
+
+#[test]
+fn health_checks_reach_what_is_rehearsed() {
+    let mut z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.service = vec!["instances = 2\ntraffic = \"steered\"".into()];
+    });
+    let stage = Stage::of(&z.place);
+    let health = z.place.join("health");
+    z.release(&["serve", "--health", &health.display().to_string()]);
+    z.configure(|setup| {
+        setup.health = vec!["http = \"/healthz\"".into(), "interval = \"20ms\"".into()];
+        setup.ready = vec!["timeout = \"2s\"".into()];
+    });
+    fs::write(&health, "").expect("it can be written");
+    stage.rehearse(&z.place, &["--for", "100ms"]).is(Verdict::Upgraded, 0);
+    fs::write(&health, "503").expect("it can be written");
+    let reason = stage.rehearse(&z.place, &["--for", "100ms"]).is(Verdict::Failed, 4).reason;
+    assert!(reason.as_ref().is_some_and(|reason| reason.contains("503")), "{reason:?}");
+}
+
+#[test]
+fn it_has_no_slot_of_the_real_ones_and_no_hook_is_run() {
+    let mut z = Zdsup::serving_with(&["serve"], |setup, _| setup.service = vec!["instances = 2".into()]);
+    let stage = Stage::of(&z.place);
+    let (report, hooked) = (z.place.join("report"), z.place.join("hooked"));
+    z.release(&["report", "--to", &report.display().to_string()]);
+    let hook = format!("hooks = {{ before-start = [[\"/bin/touch\", {:?}]] }}", hooked.display().to_string());
+    z.configure(|setup| setup.service.push(hook));
+    stage.rehearse(&z.place, &["--for", "10ms"]).is(Verdict::Upgraded, 0);
+    let report = fs::read_to_string(report).expect("it ran");
+    assert!(report.lines().any(|line| line == "env ZDSUP_SLOT=2"), "{report}");
+    assert!(!hooked.exists());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use zdsup::control::types::{GenerationState, Verdict};
 
-use crate::support::supervisor::{Supervisor, command, generation};
+use crate::support::supervisor::{Supervisor, command, generation, wrapped};
 use crate::support::{Place, Setup, hazard, is_root, skip};
 
 /// How a command is made the first process of a namespace of processes.
@@ -34,9 +34,10 @@ fn pid_reuse() {
     fs::write(&config, setup.toml()).expect("a config can be written");
     let plain = command(&place.join("run"));
     let mut started = unshare();
-    started.arg(hazard()).args(["namespace", "--"]).arg(plain.get_program()).args(plain.get_args()).arg("run");
+    started.arg(hazard()).args(["namespace", "--"]);
+    let mut started = wrapped(started, &plain);
     let log = fs::File::create(place.join("log")).expect("a log can be made");
-    started.arg("-c").arg(&config).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+    started.args(["run", "-c"]).arg(&config).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
     let mut child = started.spawn().expect("there is an unshare");
     let mut input = child.stdin.take().expect("it is a pipe");
     let mut output = BufReader::new(child.stdout.take().expect("it is a pipe")).lines();

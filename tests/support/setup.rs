@@ -13,13 +13,17 @@ pub(crate) struct Setup {
     pub(crate) listen: Vec<(String, String)>,
     /// Options of every listener, as TOML.
     pub(crate) listen_options: String,
+    /// Keys of the supervisor, as TOML.
+    pub(crate) supervisor: Vec<String>,
     /// Keys of the service, as TOML.
     pub(crate) service: Vec<String>,
     pub(crate) ready: Vec<String>,
+    pub(crate) health: Vec<String>,
     pub(crate) watchdog: Vec<String>,
     pub(crate) upgrade: Vec<String>,
     pub(crate) drain: Vec<String>,
     pub(crate) restart: Vec<String>,
+    pub(crate) hooks: Vec<String>,
     /// Environment of the supervisor itself.
     pub(crate) environment: BTreeMap<String, String>,
     /// Arguments of `run`.
@@ -33,12 +37,15 @@ impl Setup {
             command: command(words),
             listen: vec![("http".into(), format!("{}:8080", place.address()))],
             listen_options: String::new(),
+            supervisor: vec![],
             service: vec![],
             ready: vec![],
+            health: vec![],
             watchdog: vec![],
             upgrade: vec![],
             drain: vec![],
             restart: vec![],
+            hooks: vec![],
             environment: BTreeMap::new(),
             arguments: vec![],
         }
@@ -50,7 +57,7 @@ impl Setup {
 
     /// The config file.
     pub(crate) fn toml(&self) -> String {
-        let mut text = String::from("[service.web]\n");
+        let mut text = format!("[supervisor]\n{}\n[service.web]\n", self.supervisor.join("\n"));
         writeln!(text, "command = {}", list(&self.command)).expect("a string can be written to");
         for line in &self.service {
             text.push_str(line);
@@ -63,10 +70,12 @@ impl Setup {
         }
         let tables = [
             ("ready", &self.ready),
+            ("health", &self.health),
             ("watchdog", &self.watchdog),
             ("upgrade", &self.upgrade),
             ("drain", &self.drain),
             ("restart", &self.restart),
+            ("hooks", &self.hooks),
         ];
         for (name, lines) in tables.into_iter().filter(|(_, lines)| !lines.is_empty()) {
             writeln!(text, "[service.web.{name}]\n{}", lines.join("\n")).expect("a string can be written to");

@@ -293,6 +293,18 @@ pub(crate) fn command(runtime: &Path) -> Command {
     command
 }
 
+/// Makes `wrapper` run what [`command`] made, in the same surroundings.
+pub(crate) fn wrapped(mut wrapper: Command, inner: &Command) -> Command {
+    wrapper.arg(inner.get_program()).args(inner.get_args());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => wrapper.env(name, value),
+            None => wrapper.env_remove(name),
+        };
+    }
+    wrapper
+}
+
 /// What `zdsup reload --json` said and how it ended.
 #[derive(Debug)]
 pub(crate) struct Reload {

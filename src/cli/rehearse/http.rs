@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::cli::render::span;
+use crate::core::event::spoken;
 use crate::sys::describe;
 
 /// How often it is asked for.
@@ -39,12 +39,12 @@ pub(super) async fn failure(address: SocketAddr, path: &str, over: impl Future<O
         let answer = tokio::time::timeout(TIMEOUT, status(address, path)).await;
         let wrong = match answer {
             Ok(Ok(status)) if status.is_success() || status.is_redirection() => None,
-            Ok(Ok(status)) => Some(format!("was answered with {}", status.as_u16())),
-            Ok(Err(error)) => Some(format!("was not answered: {error}")),
-            Err(_) => Some(format!("was not answered in {}", span(TIMEOUT.as_secs_f64()))),
+            Ok(Ok(status)) => Some(status.to_string()),
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(format!("no answer in {}", spoken(TIMEOUT))),
         };
         if let Some(wrong) = wrong {
-            return Some(format!("GET {path} {wrong}"));
+            return Some(format!("GET {path}: {wrong}"));
         }
         tokio::select! {
             _ = ticks.tick() => {}

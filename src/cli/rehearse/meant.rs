@@ -22,6 +22,8 @@ pub(super) struct Meant {
     pub(super) service: Service,
     /// The supervisor's name.
     pub(super) supervisor: String,
+    /// The first slot that no process of the service has: what it needs for itself, such as a port, goes by that.
+    pub(super) slot: u32,
     /// The environment of the supervisor.
     pub(super) environment: Vec<(OsString, OsString)>,
 }
@@ -43,14 +45,20 @@ impl Meant {
         check_user(pid)?;
         let environment = variables(&read(pid, "environ")?);
         let name = status.supervisor.name;
-        match status.supervisor.config {
+        let meant = match status.supervisor.config {
             Some(file) => Self::of(config::load(Path::new(&file), Some(&name))?, service, Path::new("/"), environment),
             None => {
                 let directory = directory(pid, &environment)?;
                 let config = given(words(&read(pid, "cmdline")?), &directory)?;
                 Self::of(Config { name, ..config }, service, &directory, environment)
             }
-        }
+        };
+        let mut meant = meant?;
+        let real = status.services.iter().filter(|real| real.name == meant.service.name);
+        let instances = real.flat_map(|real| &real.generations).flat_map(|generation| &generation.instances);
+        let taken: Vec<u32> = instances.filter_map(|instance| slot(Pid::try_from(instance.pid?).ok()?)).collect();
+        meant.slot = (0..).find(|slot| !taken.contains(slot)).unwrap_or_default();
+        Ok(meant)
     }
 
     fn of(
@@ -76,7 +84,7 @@ impl Meant {
         };
         service.working_directory.get_or_insert_with(|| directory.to_owned());
         check_privileges(&service)?;
-        Ok(Self { service, supervisor, environment })
+        Ok(Self { service, supervisor, slot: 0, environment })
     }
 }
 
@@ -129,6 +137,12 @@ fn directory(pid: Pid, environment: &[(OsString, OsString)]) -> Result<PathBuf, 
     };
     let logical = environment.iter().find(|(name, _)| name == "PWD").map(|(_, path)| PathBuf::from(path));
     logical.filter(is_here).map_or_else(|| fs::read_link(&link).map_err(failed), Ok)
+}
+
+/// The slot that a process was told is its own.
+fn slot(pid: Pid) -> Option<u32> {
+    let number = |text: &[u8]| std::str::from_utf8(text).ok()?.parse().ok();
+    proc::environ_find(pid, "ZDSUP_SLOT", number).ok()?
 }
 
 fn words(text: &[u8]) -> Vec<OsString> {

@@ -43,7 +43,7 @@ pub(super) struct Stage {
 impl Stage {
     /// Starts the supervisor, and with it the release. It must stay up for `span` once it is ready.
     pub(super) fn set(meant: Meant, span: Duration) -> Result<Self, Failure> {
-        let Meant { service, supervisor, environment } = meant;
+        let Meant { service, supervisor, environment, slot } = meant;
         let user = service.privileges.user.clone();
         // The service must reach its notify socket; what is in it is for its owner alone, or checks who asks.
         let directory = Directory::make("rehearsal", 0o711)?;
@@ -58,7 +58,7 @@ impl Stage {
         let service = service
             .rehearsed(&sockets, span)
             .map_err(|error| Failure::new(Exit::Failed, error.to_string()).hint(Some(error.hint())))?;
-        let plan = Plan { service, supervisor, directory: directory.path().to_owned() };
+        let plan = Plan { service, supervisor, slot, directory: directory.path().to_owned() };
         let mut line = serde_json::to_vec(&plan).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
         line.push(b'\n');
 

@@ -33,6 +33,8 @@ pub(super) struct Plan {
     pub(super) service: Service,
     /// The name of the supervisor that it would be a service of.
     pub(super) supervisor: String,
+    /// What the slot of its process is called.
+    pub(super) slot: u32,
     /// The private directory; it is removed at the end.
     #[serde(with = "crate::sys::written")]
     pub(super) directory: PathBuf,
@@ -65,7 +67,7 @@ fn rehearse() -> Result<Exit, Failure> {
     signal_hook::flag::register(SIGTERM, Arc::new(AtomicBool::new(false)))?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
-    let Plan { service, supervisor: name, directory } =
+    let Plan { service, supervisor: name, slot, directory } =
         serde_json::from_str(&line).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
     thread::Builder::new().name("lifeline".to_owned()).spawn(end_with_input)?;
     let passed = Passed::take()?;
@@ -75,6 +77,7 @@ fn rehearse() -> Result<Exit, Failure> {
         operators: Vec::new(),
         viewers: Vec::new(),
         atomic: false,
+        metrics: None,
         services: vec![service],
     };
     let options = Options {
@@ -84,7 +87,7 @@ fn rehearse() -> Result<Exit, Failure> {
         runtime_dir: Some(Plan::runtime(&directory)),
         state_dir: Some(directory.join("state")),
         log_format: log::Format::Human,
-        rehearsal: true,
+        rehearsal: Some(slot),
     };
     let ended = supervisor::run(options, passed);
     // Whoever made it may be gone, or be quicker.

@@ -96,17 +96,17 @@ mod tests {
         let good = event(Verdict::Upgraded, None);
         assert_eq!(rehearsed(&good, Style::default()), "  1.500 s  web: a reload would succeed\n");
         assert_eq!(good.message, "a reload would succeed");
-        let bad = event(Verdict::RolledBack, Some("GET / was answered with 500"));
+        let bad = event(Verdict::RolledBack, Some("GET /: 500 Internal Server Error"));
         let text = rehearsed(&bad, Style::default());
         let lines = [
-            "  1.500 s  web: a reload would be rolled back at step soaking: GET / was answered with 500",
+            "  1.500 s  web: a reload would be rolled back at step soaking: GET /: 500 Internal Server Error",
             "  its last output:",
             "    | no session store",
             "  production is untouched",
             "hint: look again",
         ];
         assert_eq!(text.lines().collect::<Vec<_>>(), lines);
-        assert_eq!(bad.message, "a reload would be rolled back: GET / was answered with 500");
+        assert_eq!(bad.message, "a reload would be rolled back: GET /: 500 Internal Server Error");
         let refused = rehearsed(&event(Verdict::Refused, Some("no")), Style::default());
         assert!(refused.starts_with("  1.500 s  web: a reload would be refused: no\n"), "{refused}");
     }

@@ -83,6 +83,7 @@ impl Loop {
                 let page = EventsPage { events, after, finished: false, changed: story.changed.subscribe() };
                 drop(reply.send(Some(page)));
             }
+            Command::Metrics { reply } => drop(reply.send("# EOF\n".into())),
             Command::History { wanted, reply } => {
                 let page = HistoryPage { upgrades: vec![], skipped: wanted.after };
                 drop(reply.send(rejection(wanted.service.as_deref()).map_or(Ok(page), Err)));
@@ -94,6 +95,16 @@ impl Loop {
             Command::Reexec { replacement, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", replacement.binary)));
                 drop(reply.send(Ok(Done { message: "done".into() })));
+            }
+            Command::Promote { promotion, uid, reply } => {
+                story.asked.push((uid, format!("{:?} {}", promotion.service, promotion.full)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(promotion.service.as_deref()).map_or(Ok(done), Err)));
+            }
+            Command::Scale { scaling, uid, reply } => {
+                story.asked.push((uid, format!("{:?} {}", scaling.service, scaling.instances)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(scaling.service.as_deref()).map_or(Ok(done), Err)));
             }
             Command::Abort { target, uid, reply } | Command::Stop { target, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", target.service)));
@@ -145,6 +156,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         duration: 0.0,
         verdict: story.finished.then(verdict),
         drained: story.finished,
+        warnings: vec![],
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::super::Supervisor;
 use crate::core::service::Role;
 use crate::core::{ServiceId, Step, UpgradeId};
-use crate::history::{Begun, Drained, Line};
+use crate::history::{Begun, Drained, Line, UpgradeRecord};
 
 /// Of a reason, as much as is recorded, bytes.
 const REASON_MAX: usize = 4096;
@@ -13,8 +13,11 @@ const REASON_MAX: usize = 4096;
 impl Supervisor {
     /// A step of an upgrade, once it is in the ledger.
     pub(in crate::supervisor) fn note_step(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
-        let Some(id) = upgrade else { return };
         let name = self.name_of(service).to_owned();
+        if let Step::Retrying { .. } = step {
+            self.counters.restarted(&name);
+        }
+        let Some(id) = upgrade else { return };
         match step {
             // On record before it exists: its number is taken, whatever becomes of us.
             Step::Starting { generation } => {
@@ -22,6 +25,9 @@ impl Supervisor {
             }
             Step::Drained { generation } => {
                 let Some((duration, served)) = self.ledger.drained(id, *generation) else { return };
+                if served {
+                    self.counters.drained(&name, duration);
+                }
                 let (id, generation, at) = (id.0, generation.0, wall());
                 self.history.append(Line::Drained(Drained { id, service: name, generation, at, duration, served }));
             }
@@ -31,8 +37,9 @@ impl Supervisor {
 
     /// An upgrade has its verdict, and that is in the ledger.
     pub(in crate::supervisor) fn note_verdict(&mut self, upgrade: UpgradeId) {
-        if let Some(line) = self.line_of(upgrade) {
-            self.history.append(line);
+        if let Some(record) = self.record_of(upgrade) {
+            self.counters.upgrade(&record);
+            self.history.append(Line::Upgrade(Box::new(record)));
         }
     }
 
@@ -52,14 +59,19 @@ impl Supervisor {
                 begun.collect::<Vec<_>>()
             })
             .collect();
-        let concluded = self.ledger.ids().into_iter().filter_map(|id| self.line_of(id));
+        let concluded = self
+            .ledger
+            .ids()
+            .into_iter()
+            .filter_map(|id| self.record_of(id))
+            .map(|record| Line::Upgrade(Box::new(record)));
         for line in begun.into_iter().chain(concluded) {
             self.history.append_if_missing(line);
         }
     }
 
     /// What is recorded of an upgrade that has its verdict.
-    fn line_of(&self, upgrade: UpgradeId) -> Option<Line> {
+    fn record_of(&self, upgrade: UpgradeId) -> Option<UpgradeRecord> {
         let mut record = self.ledger.record(upgrade)?;
         if let Some(reason) = &mut record.reason {
             let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);
@@ -70,7 +82,7 @@ impl Supervisor {
         let generation = machine.generations.values().find(|one| Some(one.number.0) == record.generation);
         let release = generation.and_then(|one| self.releases.get(&one.release));
         record.release = release.map(|release| release.program.program.path.display().to_string());
-        Some(Line::Upgrade(Box::new(record)))
+        Some(record)
     }
 }
 

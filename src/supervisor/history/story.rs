@@ -27,7 +27,20 @@ impl Moment<'_> {
     fn is_incident(&self) -> bool {
         let aside = matches!(
             self.event,
-            "status" | "overdue" | "undead" | "retrying" | "gave-up" | "verdict" | "drained" | "stopped" | "reexec"
+            "status"
+                | "promoted"
+                | "check"
+                | "healthy"
+                | "output"
+                | "warning"
+                | "overdue"
+                | "undead"
+                | "retrying"
+                | "gave-up"
+                | "verdict"
+                | "drained"
+                | "stopped"
+                | "reexec"
         );
         aside || (self.is_trouble() && self.event != "returning")
     }

@@ -1,7 +1,7 @@
 //! Taking over from a predecessor: what it left, whether it is ours to go on with, and the supervisor made of it.
 
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
@@ -11,8 +11,10 @@ use super::document::{
 };
 use super::memory::Memory;
 use crate::config::Log;
+use crate::core::event::Hook;
 use crate::supervisor::listeners::{Change, Listener, Listeners, Origin, Socket};
 use crate::supervisor::release::{self, Held, Release};
+use crate::supervisor::rows::Slots;
 use crate::supervisor::{Pending, tokens};
 use crate::sys::Pid;
 use crate::sys::shim::Program;
@@ -193,6 +195,16 @@ impl Sockets {
         let mut sockets = HashMap::new();
         for entry in entries {
             tokens::was_given_out(entry.token);
+            if let Some(row) = &entry.row {
+                let origin = if entry.inherited { Origin::Inherited } else { Origin::Bound };
+                match Slots::adopt(&entry.asked, row, origin, |token| fds.remove(&Name::Socket(token))) {
+                    Ok(socket) => {
+                        sockets.insert(entry.token, socket);
+                    }
+                    Err(error) => tracing::error!("listener {} cannot be taken over: {error}", entry.asked),
+                }
+                continue;
+            }
             let Some(fd) = fds.remove(&Name::Socket(entry.token)) else {
                 tracing::error!("listener {} was lost: it is bound anew at the next reload", entry.asked);
                 continue;
@@ -227,6 +239,7 @@ impl Sockets {
         Pending {
             release: entry.release,
             access: entry.access.map(Cow::into_owned),
+            metrics: None,
             changes: entry.changes.into_iter().filter_map(change).collect(),
         }
     }
@@ -256,6 +269,8 @@ impl Programs {
         Ok(Release {
             program: self.take(entry.program, fds)?,
             probe: entry.probe.map(|probe| self.take(probe, fds)).transpose()?,
+            check: entry.check.map(|check| self.take(check, fds)).transpose()?,
+            hooks: self.take_hooks(entry.hooks, fds)?,
             service,
             argv: entry.argv,
             environment: entry.environment,
@@ -265,6 +280,19 @@ impl Programs {
             listeners: sockets.listeners(entry.listeners),
             written: OnceLock::new(),
         })
+    }
+
+    fn take_hooks(
+        &mut self,
+        hooks: BTreeMap<Hook, Vec<ProgramEntry>>,
+        fds: &mut HashMap<Name, OwnedFd>,
+    ) -> io::Result<BTreeMap<Hook, Vec<Arc<Held>>>> {
+        let mut taken = BTreeMap::new();
+        for (hook, entries) in hooks {
+            let programs = entries.into_iter().map(|entry| self.take(entry, fds)).collect::<io::Result<_>>()?;
+            taken.insert(hook, programs);
+        }
+        Ok(taken)
     }
 
     fn take(&mut self, entry: ProgramEntry, fds: &mut HashMap<Name, OwnedFd>) -> io::Result<Arc<Held>> {
@@ -285,8 +313,6 @@ impl Programs {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::super::document::{Part, VERSION};
     use super::*;
     use crate::control::server::Access;

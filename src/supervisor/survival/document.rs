@@ -15,8 +15,10 @@ use serde_json::value::RawValue;
 use crate::config;
 use crate::control::server::Access;
 use crate::control::types::LastOutput;
-use crate::core::{Core, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
+use crate::core::event::Hook;
+use crate::core::{Core, Generation, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::supervisor::ledger::Ledger;
+use crate::supervisor::rows::RowEntry;
 use crate::sys::Pid;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::limits::Nofile;
@@ -109,6 +111,32 @@ pub(crate) struct ServiceEntry<'a> {
     pub(crate) stored: Vec<StoredEntry<'a>>,
     #[serde(default)]
     pub(crate) next_stored: u64,
+    /// Its hooks that are to be run, and the process of the one that is being run.
+    #[serde(default)]
+    pub(crate) hooks: Vec<HookEntry<'a>>,
+    #[serde(default)]
+    pub(crate) hook_process: Option<HookProcessEntry>,
+}
+
+/// One hook that nobody waits for: what the machine waits for it asks for again.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HookEntry<'a> {
+    pub(crate) hook: Hook,
+    pub(crate) generation: Generation,
+    pub(crate) release: ReleaseId,
+    pub(crate) upgrade: Option<UpgradeId>,
+    /// That release is kept for this hook alone.
+    pub(crate) is_last: bool,
+    /// What its environment says beside the release's.
+    pub(crate) environment: Cow<'a, BTreeMap<String, String>>,
+}
+
+/// The process of a hook.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct HookProcessEntry {
+    /// What its descriptor is called by.
+    pub(crate) token: u64,
+    pub(crate) pid: Pid,
 }
 
 /// One descriptor that a service has stored.
@@ -135,6 +163,9 @@ pub(crate) struct SocketEntry<'a> {
     pub(crate) asked: Cow<'a, Endpoint>,
     /// By socket activation, rather than bound.
     pub(crate) inherited: bool,
+    /// Its row, where traffic is steered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) row: Option<Cow<'a, RowEntry>>,
 }
 
 /// One release.
@@ -143,6 +174,11 @@ pub(crate) struct ReleaseEntry<'a> {
     pub(crate) service: Cow<'a, config::Service>,
     pub(crate) program: ProgramEntry,
     pub(crate) probe: Option<ProgramEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) check: Option<ProgramEntry>,
+    /// One a command.
+    #[serde(default)]
+    pub(crate) hooks: BTreeMap<Hook, Vec<ProgramEntry>>,
     #[serde(with = "crate::sys::written::list")]
     pub(crate) argv: Vec<OsString>,
     #[serde(with = "crate::sys::written::map")]
@@ -294,6 +330,8 @@ pub(crate) enum Part {
     Stderr,
     /// The end of the pipe on which it says that it is ready.
     Ready,
+    /// The listener that it has for itself, for its health checks.
+    Private,
     /// The conversation with its shim; only from hand to hand, since its end is what ends the shim.
     Shim,
 }
@@ -307,7 +345,10 @@ impl Name {
         match self {
             Self::Lock | Self::Process(_, Part::Shim) => false,
             Self::State | Self::Control | Self::Socket(_) | Self::Program(_) | Self::Stored(..) => true,
-            Self::Process(_, Part::Pid(_) | Part::Notify | Part::Stdout | Part::Stderr | Part::Ready) => true,
+            Self::Process(
+                _,
+                Part::Pid(_) | Part::Notify | Part::Stdout | Part::Stderr | Part::Ready | Part::Private,
+            ) => true,
         }
     }
 }
@@ -326,6 +367,7 @@ impl fmt::Display for Name {
             Self::Process(token, Part::Stdout) => write!(f, "process.{token}.stdout"),
             Self::Process(token, Part::Stderr) => write!(f, "process.{token}.stderr"),
             Self::Process(token, Part::Ready) => write!(f, "process.{token}.ready"),
+            Self::Process(token, Part::Private) => write!(f, "process.{token}.private"),
             Self::Process(token, Part::Shim) => write!(f, "process.{token}.shim"),
             Self::Stored(service, id) => write!(f, "stored.{service}.{id}"),
         }
@@ -355,6 +397,7 @@ impl FromStr for Name {
                     ["stdout"] => Some(Part::Stdout),
                     ["stderr"] => Some(Part::Stderr),
                     ["ready"] => Some(Part::Ready),
+                    ["private"] => Some(Part::Private),
                     ["shim"] => Some(Part::Shim),
                     _ => None,
                 };
@@ -387,7 +430,7 @@ mod tests {
     #[test]
     fn every_name_leads_back() {
         let pid = Pid::from_raw(77).expect("positive");
-        let parts = [Part::Pid(pid), Part::Notify, Part::Stdout, Part::Stderr, Part::Ready, Part::Shim];
+        let parts = [Part::Pid(pid), Part::Notify, Part::Stdout, Part::Stderr, Part::Ready, Part::Private, Part::Shim];
         let names = [Name::State, Name::Control, Name::Lock, Name::Socket(3), Name::Program(u64::MAX)];
         for name in names.into_iter().chain(parts.map(|part| Name::Process(9, part))) {
             assert_eq!(name.to_string().parse(), Ok(name));

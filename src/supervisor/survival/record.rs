@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::document::{
@@ -16,17 +17,21 @@ use crate::core::{InstanceId, Reason, Time};
 use crate::supervisor::listeners::{Listener, Origin};
 use crate::supervisor::process::Process;
 use crate::supervisor::release::{Held, Release};
+use crate::supervisor::rows::Slots;
 use crate::supervisor::store::Stored;
 use crate::supervisor::{Pending, Supervisor};
 use crate::sys::Pid;
+use crate::sys::socket::Bound;
 
 /// How long until a store that did not listen is tried again.
 const STORE_AGAIN: Duration = Duration::from_millis(20);
 /// The same for one that is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Descriptors that one more generation keeps, at most, without new listeners.
+/// Descriptors that one more generation of one instance keeps, at most, without new listeners.
 const PER_UPGRADE: usize = 16;
+/// Descriptors that each further instance keeps, at most.
+pub(in crate::supervisor) const PER_INSTANCE: usize = 8;
 /// How long a process waits for it before it becomes its program all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How much of it is kept between two documents.
@@ -86,12 +91,14 @@ impl Survival {
         }
     }
 
-    /// Why no upgrade can begin: what it would hold does not fit into the store, which would drop it without a word.
-    pub(crate) fn is_full(&self) -> Option<Reason> {
+    /// Why no upgrade can begin: what it would hold, with so many descriptors beside those of one instance, does not fit
+    /// into the store, which would drop it without a word.
+    pub(crate) fn is_full(&self, beside: usize) -> Option<Reason> {
         let (limit, used) = self.store.as_ref()?.room();
-        (used + PER_UPGRADE > limit).then(|| {
+        let wanted = PER_UPGRADE + beside;
+        (used + wanted > limit).then(|| {
             Reason::Resources(format!(
-                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {PER_UPGRADE} more: \
+                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {wanted} more: \
                  wait for old generations to end, or raise FileDescriptorStoreMax= and FDSTORE="
             ))
         })
@@ -130,7 +137,8 @@ impl Supervisor {
     /// Everything that is held by descriptor goes into the store before the document names it, and leaves it after.
     fn write_down(&mut self) {
         let mut store = self.survival.store.take();
-        let held = self.holdings();
+        let dams = self.dams();
+        let held = self.holdings(&dams);
         let mut complete = store.as_mut().is_none_or(|store| store.put(&held));
         let names = held.iter().map(|(name, _)| *name).collect();
         drop(held);
@@ -170,19 +178,23 @@ impl Supervisor {
     }
 
     /// Every descriptor that a successor needs, each under its own name.
-    pub(in crate::supervisor) fn holdings(&self) -> Vec<(Name, BorrowedFd<'_>)> {
+    /// `dams`: [`Self::dams`].
+    pub(in crate::supervisor) fn holdings<'a>(&'a self, dams: &'a [(u64, Arc<Bound>)]) -> Vec<(Name, BorrowedFd<'a>)> {
         let mut held = vec![
             (Name::State, self.survival.memory.as_fd()),
             (Name::Control, self.control.socket.as_fd()),
             (Name::Lock, self.runtime_directory.lock()),
         ];
-        let executables = self.releases.values().flat_map(|release| release.executables());
+        let of_hooks = self.services.values().flat_map(|service| service.hooks.releases()).map(|(_, release)| release);
+        let executables = self.releases.values().chain(of_hooks).flat_map(|release| release.executables());
         held.extend(executables.map(|held| (Name::Program(held.token), held.program.held.as_fd())));
         held.extend(self.watched.values().map(|socket| (Name::Socket(socket.token), socket.bound.fd.as_fd())));
+        held.extend(dams.iter().map(|(token, dam)| (Name::Socket(*token), dam.fd.as_fd())));
         for process in self.processes.values() {
             process.holdings(&mut held);
         }
         for (id, service) in &self.services {
+            held.extend(service.hooks.holding());
             held.extend(service.store.iter().map(|stored| (Name::Stored(*id, stored.id), stored.fd.as_fd())));
         }
         held.sort_unstable_by_key(|(name, _)| *name);
@@ -199,6 +211,9 @@ impl Supervisor {
 
     /// All that a successor needs to know.
     fn document(&self, handed: BTreeMap<Name, i32>) -> Document<'_> {
+        // They are in the entries of their rows.
+        let slots: std::collections::HashSet<u64> =
+            self.rows().flat_map(Slots::others).map(|(token, _)| token).collect();
         Document {
             version: VERSION,
             owner: self.survival.owner.clone(),
@@ -220,21 +235,28 @@ impl Supervisor {
                     last_output: service.last_output.as_ref().map(|(id, output)| (*id, Cow::Borrowed(output))),
                     stored: service.store.iter().map(StoredEntry::of).collect(),
                     next_stored: service.store.next(),
+                    hooks: service.hooks.entries(|release| self.releases.contains_key(&release)),
+                    hook_process: service.hooks.process(),
                 })
                 .collect(),
             sockets: self
                 .watched
                 .values()
+                .filter(|socket| !slots.contains(&socket.token))
                 .map(|socket| SocketEntry {
                     token: socket.token,
                     asked: Cow::Borrowed(&socket.asked),
                     inherited: socket.origin == Origin::Inherited,
+                    row: socket.slots.as_ref().map(|slots| Cow::Owned(slots.entry())),
                 })
                 .collect(),
             releases: self
-                .releases
-                .iter()
-                .filter_map(|(id, release)| Some((*id, Cow::Borrowed(release.written()?))))
+                .services
+                .values()
+                .flat_map(|service| service.hooks.releases())
+                .filter(|(id, _)| !self.releases.contains_key(id))
+                .chain(self.releases.iter().map(|(id, release)| (*id, release)))
+                .filter_map(|(id, release)| Some((id, Cow::Borrowed(release.written()?))))
                 .collect(),
             next_release: self.next_release,
             pending: self.pending.iter().map(|(id, pending)| (*id, PendingEntry::of(pending))).collect(),
@@ -284,6 +306,8 @@ impl<'a> ReleaseEntry<'a> {
             service: Cow::Borrowed(&release.service),
             program: ProgramEntry::of(&release.program),
             probe: release.probe.as_deref().map(ProgramEntry::of),
+            check: release.check.as_deref().map(ProgramEntry::of),
+            hooks: release.hooks.iter().map(|(hook, held)| (*hook, programs(held))).collect(),
             argv: release.argv.clone(),
             environment: release.environment.clone(),
             directory: release.directory.clone(),
@@ -291,6 +315,10 @@ impl<'a> ReleaseEntry<'a> {
             listeners: release.listeners.iter().map(ListenerEntry::of).collect(),
         }
     }
+}
+
+fn programs(held: &[Arc<Held>]) -> Vec<ProgramEntry> {
+    held.iter().map(|held| ProgramEntry::of(held)).collect()
 }
 
 impl ProgramEntry {

@@ -20,9 +20,10 @@ impl fmt::Display for SlotIndex {
 
 /// How new connections are divided. What comes first decides: clients, then rules in their order, then the groups'
 /// shares.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Division {
     /// These very clients, address and port, go to one slot: so a health check reaches the instance that it means.
+    #[serde(skip)]
     pub clients: Vec<(SocketAddr, SlotIndex)>,
     /// Clients in these networks go to a group, named by its place among the groups.
     pub rules: Vec<(Network, usize)>,
@@ -34,7 +35,7 @@ pub struct Division {
 }
 
 /// Slots that share what comes to them equally: the instances of one generation.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Group {
     /// Its part of what no client and no rule decides. All together are 100.
     pub percent: u32,

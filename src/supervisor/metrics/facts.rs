@@ -1,0 +1,172 @@
+//! How things stand, as samples.
+
+use std::fs;
+use std::sync::Arc;
+
+use super::super::history::wall;
+use super::super::listeners::Socket;
+use super::counters::{Counters, OfService};
+use super::exposition::{Exposition, Samples};
+use super::table::{self, Metric};
+use crate::control::types::{
+    GenerationState, InstanceState, ServiceState, ServiceStatus, Status, SupervisorStatus, Verdict,
+};
+use crate::sys::{Pid, limits, proc};
+
+/// What the loop knows, copied.
+pub(in crate::supervisor) struct Facts {
+    pub(in crate::supervisor) status: Status,
+    /// The listeners of each service.
+    pub(in crate::supervisor) sockets: Vec<Vec<Arc<Socket>>>,
+    /// How many processes each service is meant to have.
+    pub(in crate::supervisor) desired: Vec<usize>,
+    pub(in crate::supervisor) counters: Counters,
+    /// Lines of the history that were dropped.
+    pub(in crate::supervisor) history_lost: u64,
+}
+
+/// A supervisor that only holds.
+pub(in crate::supervisor) fn holding(status: &Status) -> String {
+    let mut out = Exposition::default();
+    supervisor(&mut out, &status.supervisor);
+    out.finish()
+}
+
+impl Facts {
+    /// All of it as text. Blocks: for a few small files in /proc.
+    pub(in crate::supervisor) fn text(self) -> String {
+        let mut out = Exposition::default();
+        supervisor(&mut out, &self.status.supervisor);
+        out.metric(&table::HISTORY_LOST).add(&[], self.history_lost as f64);
+        self.services(&mut out);
+        self.upgrades(&mut out);
+        self.listeners(&mut out);
+        host(&mut out);
+        out.finish()
+    }
+
+    fn services(&self, out: &mut Exposition) {
+        let mut samples = out.metric(&table::STATE);
+        for (service, (state, name)) in self.each().flat_map(|one| STATES.into_iter().map(move |state| (one, state))) {
+            samples.add(&[("service", &service.name), ("state", name)], flag(service.state == state));
+        }
+        self.of_each(out, &table::GENERATION, |service| service.serving.map(|serving| serving as f64));
+        self.of_each(out, &table::UPGRADING, |service| Some(flag(service.upgrade.is_some())));
+        self.of_each(out, &table::READY, |service| Some(ready(service) as f64));
+        self.of_each(out, &table::DRAINING, |service| {
+            let leaving = |state| matches!(state, GenerationState::Draining | GenerationState::Ending);
+            Some(service.generations.iter().filter(|one| leaving(one.state)).count() as f64)
+        });
+        let mut samples = out.metric(&table::DESIRED);
+        for (service, desired) in self.each().zip(&self.desired) {
+            samples.add(&[("service", &service.name)], *desired as f64);
+        }
+    }
+
+    fn upgrades(&self, out: &mut Exposition) {
+        let counted = |name: &str| self.counters.get(name);
+        self.of_each(out, &table::RESTARTS, |service| Some(counted(&service.name).restarts as f64));
+        let mut samples = out.metric(&table::UPGRADES);
+        for service in self.each() {
+            for (verdict, count) in counted(&service.name).verdicts() {
+                samples.add(&[("service", &service.name), ("verdict", &verdict.to_string())], count as f64);
+            }
+        }
+        let spread = |mut samples: Samples<'_>, of: fn(&OfService) -> &super::counters::Histogram| {
+            for service in self.each() {
+                samples.spread(&[("service", &service.name)], of(&counted(&service.name)));
+            }
+        };
+        spread(out.metric(&table::UPGRADE), |of| &of.upgrade);
+        spread(out.metric(&table::ROLLBACK), |of| &of.rollback);
+        spread(out.metric(&table::DRAIN), |of| &of.drain);
+        self.of_each(out, &table::LAST_TIME, |service| {
+            service.last_upgrade.as_ref().map(|last| last.requested_at + last.duration)
+        });
+        self.of_each(out, &table::LAST_SUCCESS, |service| {
+            let verdict = service.last_upgrade.as_ref()?.verdict.as_ref()?;
+            Some(flag(verdict.verdict == Verdict::Upgraded))
+        });
+    }
+
+    fn listeners(&self, out: &mut Exposition) {
+        let queues: Vec<_> = self
+            .each()
+            .zip(&self.sockets)
+            .flat_map(|(service, sockets)| service.listeners.iter().zip(sockets).map(move |one| (service, one)))
+            .filter_map(|(service, (listener, socket))| Some((&service.name, &listener.name, socket.bound.queue()?)))
+            .collect();
+        for (metric, pick) in [(&table::QUEUE, (|queue: (u32, u32)| queue.0) as fn(_) -> _), (&table::BACKLOG, |q| q.1)]
+        {
+            let mut samples = out.metric(metric);
+            for (service, listener, queue) in &queues {
+                samples.add(&[("service", service), ("listener", listener)], f64::from(pick(*queue)));
+            }
+        }
+    }
+
+    fn each(&self) -> impl Iterator<Item = &ServiceStatus> {
+        self.status.services.iter()
+    }
+
+    fn of_each(&self, out: &mut Exposition, metric: &'static Metric, value: impl Fn(&ServiceStatus) -> Option<f64>) {
+        let mut samples = out.metric(metric);
+        for service in self.each() {
+            if let Some(value) = value(service) {
+                samples.add(&[("service", &service.name)], value);
+            }
+        }
+    }
+}
+
+const STATES: [(ServiceState, &str); 7] = [
+    (ServiceState::Starting, "starting"),
+    (ServiceState::Serving, "serving"),
+    (ServiceState::Upgrading, "upgrading"),
+    (ServiceState::BackingOff, "backing-off"),
+    (ServiceState::Failed, "failed"),
+    (ServiceState::Stopping, "stopping"),
+    (ServiceState::Stopped, "stopped"),
+];
+
+fn supervisor(out: &mut Exposition, supervisor: &SupervisorStatus) {
+    out.metric(&table::BUILD).add(&[("name", &supervisor.name), ("version", &supervisor.version)], 1.0);
+    out.metric(&table::HOLDING).add(&[], flag(supervisor.holding.is_some()));
+    out.metric(&table::STOPPING).add(&[], flag(supervisor.stopping));
+    out.metric(&table::START_TIME).add(&[], wall() - supervisor.age);
+    out.metric(&table::INCARNATION).add(&[], supervisor.incarnation as f64);
+    if let Ok(usage) = proc::usage(Pid::own()) {
+        out.metric(&table::MEMORY).add(&[], usage.memory as f64);
+    }
+    if let Ok(open) = limits::open_fds() {
+        out.metric(&table::FDS).add(&[], open as f64);
+    }
+    out.metric(&table::LINES_DROPPED).add(&[], supervisor.lines_dropped as f64);
+}
+
+/// What the kernel counts for all listeners of this network namespace (/proc/net/netstat).
+fn host(out: &mut Exposition) {
+    let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    for (metric, name) in [(&table::OVERFLOWS, "ListenOverflows"), (&table::DROPS, "ListenDrops")] {
+        if let Some(value) = counter(&text, name) {
+            out.metric(metric).add(&[], value as f64);
+        }
+    }
+}
+
+/// A value of `TcpExt`: a line of names, then a line of values in the same order.
+pub(super) fn counter(text: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next()?, lines.next()?);
+    names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name)?.1.parse().ok()
+}
+
+/// Processes of what serves that are ready.
+fn ready(service: &ServiceStatus) -> usize {
+    let serving = service.generations.iter().filter(|one| Some(one.generation) == service.serving);
+    serving.flat_map(|one| &one.instances).filter(|one| one.state == InstanceState::Ready).count()
+}
+
+fn flag(is_so: bool) -> f64 {
+    f64::from(u8::from(is_so))
+}
