@@ -23,6 +23,7 @@ mod metrics;
 mod readiness;
 mod reexec;
 mod reuse;
+mod steered;
 mod store;
 mod upgrades;
 mod watchdog;
