@@ -28,7 +28,7 @@
 //! - While nothing serves there is nothing to protect: a candidate switches as soon as it is ready, without soak.
 //!   Only a first start that is a rehearsal ([`FirstFailure::Rehearse`]) goes through all of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +42,7 @@ mod hooks;
 mod outbox;
 mod processes;
 mod releases;
+mod relief;
 mod requests;
 mod rolling;
 mod routes;
@@ -87,6 +88,9 @@ pub struct Service {
     /// The generation that replaced others, whose `after-drain` hook is to be run when they are gone.
     #[serde(default)]
     owes_after_drain: Option<Number>,
+    /// Slots whose callers the generation that serves could not relieve.
+    #[serde(default)]
+    unrelieved: BTreeSet<Slot>,
 }
 
 /// Whether a service is meant to run.
@@ -177,6 +181,7 @@ impl Service {
             first_failure,
             weights_awaited: 0,
             owes_after_drain: None,
+            unrelieved: BTreeSet::new(),
         }
     }
 

@@ -15,6 +15,7 @@
 
 mod actions;
 mod adoption;
+mod callers;
 mod errand;
 mod events;
 mod exporter;
@@ -70,6 +71,7 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use callers::Vacant;
 use exporter::Exporter;
 use feed::Feed;
 use history::History;
@@ -327,6 +329,8 @@ struct Service {
     weights_owed: u32,
     /// Processes whose slots are being emptied before they are told to stop.
     retiring: HashSet<InstanceId>,
+    /// Slots that no process has, and callers in them.
+    vacant: Vacant,
     /// Clients that are sent to one slot: health checks.
     probers: HashMap<std::net::SocketAddr, core::Slot>,
     /// What is run at moments of its upgrades.
@@ -344,6 +348,7 @@ impl Service {
             store,
             weights_owed: 0,
             retiring: HashSet::new(),
+            vacant: Vacant::default(),
             probers: HashMap::new(),
             hooks: Hooks::default(),
         }

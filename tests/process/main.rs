@@ -25,6 +25,7 @@ mod readiness;
 mod reexec;
 mod rehearse;
 mod reuse;
+mod steered;
 mod store;
 mod strategies;
 mod upgrades;

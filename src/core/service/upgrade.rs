@@ -244,6 +244,7 @@ impl Service {
         generation.role = Role::Serving;
         generation.switch_by = None;
         generation.stood_by = None;
+        self.unrelieved.clear();
         let standby = match generation.policy.strategy {
             // What one goes back from is no use to go back to.
             Strategy::BlueGreen { standby } if kind != Kind::Rollback => Some(standby).filter(|span| !span.is_zero()),
