@@ -70,6 +70,8 @@ fn what_can_be_typed() {
         "run --keeper -c web.toml",
         "run --keeper -- /bin/web --keeper",
         "reload",
+        "rehearse web --for 30s --http /healthz --json",
+        "rehearse -c web.toml",
         "reload web api",
         "reload --no-wait --json",
         "reload --wait drained --timeout 1m",
@@ -85,6 +87,15 @@ fn what_can_be_typed() {
         "stop --leftovers --if-stopping zdsup@web.service",
         "abort",
         "abort web",
+        "rollback",
+        "rollback web --to 3",
+        "rollback --to web@3 --wait drained --timeout 1m --json",
+        "rollback --no-wait",
+        "promote",
+        "promote web --full",
+        "scale web 3",
+        "status --watch",
+        "status -w --json",
         "history",
         "history web@4 --json",
         "history 4 --state-dir /var/lib/zdsup/web",
@@ -108,6 +119,14 @@ fn what_makes_no_sense() {
     for (line, kind) in [
         ("explode", ErrorKind::InvalidSubcommand),
         ("reload --force", ErrorKind::UnknownArgument),
+        ("rollback web api", ErrorKind::UnknownArgument),
+        ("rollback --to web", ErrorKind::ValueValidation),
+        ("rollback --to web@3.1", ErrorKind::ValueValidation),
+        ("rollback --no-wait --timeout 1s", ErrorKind::ArgumentConflict),
+        ("scale web", ErrorKind::MissingRequiredArgument),
+        ("scale web 0", ErrorKind::ValueValidation),
+        ("scale web 1025", ErrorKind::ValueValidation),
+        ("scale web -1", ErrorKind::UnknownArgument),
         ("reload --wait forever", ErrorKind::InvalidValue),
         ("reload --no-wait --wait drained", ErrorKind::ArgumentConflict),
         ("reload --no-wait --timeout 1s", ErrorKind::ArgumentConflict),
@@ -172,7 +191,7 @@ fn a_config_that_is_not_there_or_wrong() {
 #[test]
 fn every_control_command_says_when_nothing_runs() {
     let directory = Directory::new("none");
-    for command in [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"]] {
+    for command in [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"], &["rehearse"]] {
         let output = zdsup(command).arg("--runtime-dir").arg(&directory.0).output().unwrap();
         assert_eq!(code(&output), 3, "{command:?}");
         let expected = format!("zdsup: error: no supervisor listens at {}/control.sock\n", directory.0.display());

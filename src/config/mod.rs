@@ -22,9 +22,11 @@ mod convert;
 mod diff;
 pub(crate) mod error;
 mod explain;
+pub mod health;
 mod order;
 pub(crate) mod raw;
 mod read;
+mod rehearse;
 pub(crate) mod source;
 mod units;
 mod upgrade;
@@ -36,7 +38,9 @@ pub use crate::sys::steer::{Affinity, Network, NetworkError};
 pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, split_listen};
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
+pub use health::Health;
 pub use read::FILE_MAX;
+pub use rehearse::RehearsalError;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;
 pub use upgrade::{Canary, CanaryStep, ErrorBudget, Strategy, Traffic, Upgrade, UpgradeProbe};
@@ -241,6 +245,9 @@ pub struct Service {
     pub fd_store_max: u32,
     /// How it becomes ready.
     pub ready: Ready,
+    /// How it is seen from outside that it is well. Default: it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// How it says that it lives.
     pub watchdog: Watchdog,
     /// How it is upgraded.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{Generation, InstanceId, ReleaseId, ServiceId, UpgradeId};
+use super::id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, UpgradeId};
 use super::policy::Policy;
 
 /// Something that happened. Each effect that an [`Action`] asked for has its completion here.
@@ -48,6 +48,13 @@ pub enum Event {
         upgrade: UpgradeId,
         /// What they say.
         reason: String,
+    },
+    /// Callers wait in a slot that no process has.
+    Abandoned {
+        /// The service.
+        service: ServiceId,
+        /// Where.
+        slot: Slot,
     },
     /// Something about one process.
     Instance(InstanceId, InstanceEvent),
@@ -365,6 +372,8 @@ pub enum Reason {
     LaunchTimeout(Duration),
     /// The program could not be executed.
     Exec(String),
+    /// The file of the release that is to run again has another content by now.
+    Overwritten(String),
     /// It ended before it was ready.
     ExitedBeforeReady(Exit),
     /// It was not ready in time.
@@ -458,9 +467,12 @@ pub fn spoken(span: Duration) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) | Self::Resources(text) | Self::Pin(text) | Self::Prepare(text) | Self::Exec(text) => {
-                f.write_str(text)
-            }
+            Self::Config(text)
+            | Self::Resources(text)
+            | Self::Pin(text)
+            | Self::Prepare(text)
+            | Self::Exec(text)
+            | Self::Overwritten(text) => f.write_str(text),
             Self::PinTimeout(span) => write!(f, "the release could not be resolved in {}", spoken(*span)),
             Self::LaunchTimeout(span) => write!(f, "the program was not executed in {}", spoken(*span)),
             Self::ExitedBeforeReady(exit) => write!(f, "ended before it was ready: {exit}"),

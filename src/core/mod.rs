@@ -6,7 +6,7 @@
 //! - [`service`] has the state diagram of an upgrade, [`instance`] that of one process, [`sequence`] that of upgrades of
 //!   several services; [`order`] is which of them starts and ends first.
 //! - [`event`] is the vocabulary: what can happen, what can be wanted, and every reason that is ever given.
-//! - [`policy`] is what the config decides; [`id`] names things.
+//! - [`policy`] is what the config decides; [`id`] names things; [`health`] makes a verdict of health checks.
 //!
 //! What it promises, whatever order events come in:
 //! - at most one upgrade per service is in flight, and no request joins one that began before it;
@@ -16,6 +16,7 @@
 //! - all state derives serde: an intent is in it before the shell sees the action.
 
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod instance;
 pub mod order;
@@ -225,6 +226,11 @@ impl Core {
             Event::Condemned { upgrade, reason } => {
                 for service in self.services.values_mut() {
                     service.condemn(now, upgrade, &reason, &mut self.out);
+                }
+            }
+            Event::Abandoned { service, slot } => {
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.relieve(now, slot, &mut self.out);
                 }
             }
             Event::Instance(instance, event) => {

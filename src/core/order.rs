@@ -131,8 +131,11 @@ impl Core {
         }
         let ends = |id: &ServiceId| ending || self.leaving.contains(id);
         let left = |service: &&Service| ends(&service.id) && service.purpose != Purpose::Stopped;
-        let needed: BTreeSet<ServiceId> =
-            self.services.values().filter(left).flat_map(|service| service.after.iter().copied()).collect();
+        // Also by way of one that has stopped already.
+        let mut needed = BTreeSet::new();
+        for earlier in self.services.values().filter(left).flat_map(|service| &service.after) {
+            self.visit(*earlier, &mut needed, &mut Vec::new());
+        }
         let due = |service: &&Service| ends(&service.id) && service.purpose == Purpose::Run;
         let due: Vec<ServiceId> =
             self.services.values().filter(due).map(|one| one.id).filter(|id| !needed.contains(id)).collect();

@@ -29,13 +29,14 @@
 //!   them are.
 //! - *Standby* is a generation that a rollback switches back to: Standby, Switching, Serving.
 //! - While nothing serves there is nothing to protect: a candidate switches as soon as it is ready, without soak.
+//!   Only a first start that is a rehearsal ([`FirstFailure::Rehearse`]) goes through all of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::event::{Action, Exit, Kind, Reason, Step, Verdict};
-use super::id::{Generation as Number, ReleaseId, ServiceId, Slot, Time, UpgradeId};
+use super::id::{Generation as Number, InstanceId, ReleaseId, ServiceId, Slot, Time, UpgradeId};
 use super::policy::{FirstFailure, Policy};
 
 mod deadlines;
@@ -44,6 +45,7 @@ mod hooks;
 mod outbox;
 mod processes;
 mod releases;
+mod relief;
 mod requests;
 mod rolling;
 mod routes;
@@ -71,6 +73,9 @@ pub struct Service {
     /// The releases of generations that served, each once, the latest last.
     #[serde(default)]
     kept: Vec<Kept>,
+    /// The process because of which the latest upgrade was given up, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blamed: Option<InstanceId>,
     /// The number of instances that an operator chose, while it differs from the config's.
     #[serde(default)]
     pub scaled: Option<Scaled>,
@@ -95,6 +100,9 @@ pub struct Service {
     /// The generation that replaced others, whose `after-drain` hook is to be run when they are gone.
     #[serde(default)]
     owes_after_drain: Option<Number>,
+    /// Slots whose callers the generation that serves could not relieve.
+    #[serde(default)]
+    unrelieved: BTreeSet<Slot>,
 }
 
 /// Whether a service is meant to run.
@@ -189,6 +197,7 @@ impl Service {
             queue: VecDeque::new(),
             pinned: None,
             kept: Vec::new(),
+            blamed: None,
             scaled: None,
             after: BTreeSet::new(),
             held_until: None,
@@ -199,6 +208,7 @@ impl Service {
             first_failure,
             weights_awaited: 0,
             owes_after_drain: None,
+            unrelieved: BTreeSet::new(),
         }
     }
 

@@ -15,10 +15,12 @@
 
 mod actions;
 mod adoption;
+mod callers;
 mod errand;
 mod events;
 mod exporter;
 mod feed;
+mod health;
 mod history;
 mod hold;
 mod hooks;
@@ -69,6 +71,7 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use callers::Vacant;
 use exporter::Exporter;
 use feed::Feed;
 use history::History;
@@ -78,7 +81,7 @@ use listeners::{Change, Inherited, Listeners, Socket};
 use metrics::Counters;
 use paths::RuntimeDirectory;
 use poller::{Poller, Source};
-use process::Process;
+use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
 use release::{Exported, Pinned, Release, Surroundings};
@@ -112,6 +115,10 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: log::Format,
+    /// Nobody is served: the services are only started to see how that goes. What they are told so by is in their
+    /// environment, they have no cgroups, and a first start that fails is reported and left at that. The number is that
+    /// of the first slot, as they are told it: none that a process of the real service has.
+    pub rehearsal: Option<u32>,
 }
 
 /// Why the supervisor could not start, or what its first start came to.
@@ -322,6 +329,8 @@ struct Service {
     weights_owed: u32,
     /// Processes whose slots are being emptied before they are told to stop.
     retiring: HashSet<InstanceId>,
+    /// Slots that no process has, and callers in them.
+    vacant: Vacant,
     /// Clients that are sent to one slot: health checks.
     probers: HashMap<std::net::SocketAddr, core::Slot>,
     /// What is run at moments of its upgrades.
@@ -339,6 +348,7 @@ impl Service {
             store,
             weights_owed: 0,
             retiring: HashSet::new(),
+            vacant: Vacant::default(),
             probers: HashMap::new(),
             hooks: Hooks::default(),
         }
@@ -384,6 +394,8 @@ enum Elsewhere {
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
     Noted { instance: InstanceId, note: String },
+    /// A health check has come to something.
+    Checked { instance: InstanceId, outcome: health::Outcome },
     /// How many connections draining generations still have.
     Counted(Box<crate::control::types::Status>),
 }
@@ -436,7 +448,7 @@ impl Supervisor {
             None => config::logical_directory()
                 .map_err(|error| StartError::internal("cannot read the current directory", &error))?,
         };
-        let surroundings = Surroundings::of_this_process(source, directory, nofile);
+        let surroundings = Surroundings::of_this_process(source, directory, nofile, options.rehearsal);
         let runtime_directory = match &mut predecessor {
             Some(Predecessor { document, fds, .. }) => {
                 let (path, is_ours) = (document.runtime_directory.clone(), document.runtime_directory_is_ours);
@@ -531,7 +543,8 @@ impl Supervisor {
             incarnation: 1,
             reexec: None,
             settled_at: None,
-            cgroups: cgroup::delegated(),
+            // Those of a rehearsal could have the names of those of the real one, in the very same place.
+            cgroups: cgroup::delegated().filter(|_| options.rehearsal.is_none()),
             hangups,
             paths,
             watched: HashMap::new(),
@@ -566,7 +579,11 @@ impl Supervisor {
             std::process::id()
         );
         self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
-        let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
+        let first_failure = match self.systemd.is_listening() {
+            _ if self.surroundings.rehearsal.is_some() => FirstFailure::Rehearse,
+            true => FirstFailure::Exit,
+            false => FirstFailure::Retry,
+        };
         let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
         // Numbers go on from those of former supervisors.
         let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
@@ -631,12 +648,14 @@ impl Supervisor {
     async fn serve(&mut self, intake: &mut Intake) -> Result<End, StartError> {
         loop {
             self.act();
+            self.begin_checkups();
             // What a successor is handed it takes for stored.
             if let Some(outcome) = self.outcome.filter(|end| self.may_end(*end)) {
                 return Ok(outcome);
             }
             let wake = self.wake(intake).await;
-            if !matches!(wake, Wake::Deadline) {
+            // Checks go on while nothing happens.
+            if !matches!(wake, Wake::Deadline | Wake::Elsewhere(Elsewhere::Checked { .. })) {
                 self.tidy_at = Some(self.now().after(TIDY_AFTER));
             }
             match wake {
@@ -731,8 +750,10 @@ impl Supervisor {
         let busy = self.is_busy();
         let probes = self.processes.values().filter_map(|process| process.probe.as_ref().and_then(|probe| probe.due));
         let probes = probes.min();
+        let checks = self.processes.values().filter_map(Process::check_deadline).min();
         let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
-        let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
+        let others =
+            self.systemd.deadline(now, busy).into_iter().chain(probes).chain(checks).chain(ignored).chain(self.tidy_at);
         let hooks = self.services.values().filter_map(|service| service.hooks.deadline()).min();
         let others = others.chain(self.restore_at).chain(self.adoption_deadline()).chain(hooks);
         self.core.poll_timeout().into_iter().chain(others).min()
@@ -757,6 +778,7 @@ impl Supervisor {
             self.count_connections();
         }
         self.run_probes();
+        self.run_checks();
         self.on_hook_time();
         self.tell_ignored();
         self.restore_directory();
@@ -830,6 +852,21 @@ impl Supervisor {
 
     fn now(&self) -> Time {
         Time(clock::monotonic())
+    }
+
+    /// What starting something for an instance takes, and the processes themselves.
+    fn ground(&mut self, id: InstanceId) -> (Ground<'_>, &mut HashMap<InstanceId, Process>) {
+        let ground = Ground {
+            notify_path: self.runtime_directory.notify_socket(id),
+            poller: &mut self.poller,
+            service: self.services.get(&id.service).map_or("", |service| &service.name),
+            cgroups: self.cgroups.as_ref(),
+            surroundings: &self.surroundings,
+            stdout: &self.stdout,
+            stderr: &self.stderr,
+            terminal: self.terminal,
+        };
+        (ground, &mut self.processes)
     }
 
     fn name_of(&self, service: ServiceId) -> &str {

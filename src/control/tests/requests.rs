@@ -22,6 +22,10 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/abort", "", 200),
         ("POST", "/v1/abort", r#"{"service":"web"}"#, 200),
         ("POST", "/v1/stop", "{}", 200),
+        ("POST", "/v1/upgrades", r#"{"kind":"rollback","to":3}"#, 202),
+        ("POST", "/v1/promote", "", 200),
+        ("POST", "/v1/promote", r#"{"service":"web","full":true}"#, 200),
+        ("POST", "/v1/scale", r#"{"instances":3}"#, 200),
         ("GET", "/v1/openapi.json", "", 200),
         ("GET", "/v1/upgrades/8", "", 404),
         ("GET", "/v1/upgrades/8/events", "", 404),
@@ -43,6 +47,12 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/upgrades", r#"{"kind":"reload","service":"unavailable"}"#, 503),
         ("POST", "/v1/abort", r#"{"service":"refused"}"#, 409),
         ("POST", "/v1/stop", r#"{"service":"unknown"}"#, 404),
+        ("POST", "/v1/promote", r#"{"service":"refused"}"#, 409),
+        ("POST", "/v1/promote", r#"{"full":"yes"}"#, 400),
+        ("POST", "/v1/scale", "", 400),
+        ("POST", "/v1/scale", r#"{"instances":0}"#, 400),
+        ("POST", "/v1/scale", r#"{"service":"unknown","instances":3}"#, 404),
+        ("GET", "/v1/scale", "", 405),
         ("POST", "/v1/stop", r#"["web"]"#, 400),
     ] {
         let answer = server.request(method, path, body).await;

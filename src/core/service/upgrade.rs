@@ -14,6 +14,7 @@ impl Service {
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
         let (service, Request { id, kind, to, together }) = (self.id, request);
+        self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
         let (again, lineage) = match kind {
@@ -79,8 +80,8 @@ impl Service {
     }
 
     pub(in crate::core) fn pin_failed(&mut self, now: Time, reason: Reason, out: &mut Outbox) {
-        let verdict =
-            if matches!(reason, Reason::Config(_) | Reason::Resources(_)) { Verdict::Refused } else { Verdict::Failed };
+        let refused = matches!(reason, Reason::Config(_) | Reason::Resources(_) | Reason::Overwritten(_));
+        let verdict = if refused { Verdict::Refused } else { Verdict::Failed };
         self.give_up(now, verdict, reason, out);
     }
 
@@ -150,7 +151,13 @@ impl Service {
     }
 
     fn is_unprotected(&self) -> bool {
-        !self.serving().is_some_and(Generation::is_up)
+        !self.is_rehearsing() && !self.serving().is_some_and(Generation::is_up)
+    }
+
+    /// Whether the upgrade in flight is the first start of a service that is only started to see how that goes.
+    pub(super) fn is_rehearsing(&self) -> bool {
+        let is_first = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.kind == Kind::Start);
+        is_first && self.first_failure == FirstFailure::Rehearse
     }
 
     // ---- the traffic ----------------------------------------------------------------------------------------------
@@ -255,6 +262,7 @@ impl Service {
         generation.role = Role::Serving;
         generation.switch_by = None;
         generation.stood_by = None;
+        self.unrelieved.clear();
         let standby = match generation.policy.strategy {
             // What one goes back from is no use to go back to.
             Strategy::BlueGreen { standby } if kind != Kind::Rollback => Some(standby).filter(|span| !span.is_zero()),
@@ -343,7 +351,8 @@ impl Service {
             | Role::Draining
             | Role::Ending => false,
         };
-        if self.serving().is_some() && self.candidate().filter(answers).is_some() {
+        let protected = self.is_rehearsing() || self.serving().is_some();
+        if protected && self.candidate().filter(answers).is_some() {
             self.give_up(now, Verdict::RolledBack, Reason::Condemned(reason.to_owned()), out);
         }
     }
@@ -395,7 +404,8 @@ impl Service {
     ) {
         self.conclude(upgrade.id, verdict, Some(reason.clone()), out);
         self.run_verdict_hook(upgrade, verdict, Some(&reason), out);
-        self.never_started |= upgrade.kind == Kind::Start && !retried && self.purpose == Purpose::Run;
+        let is_answer = upgrade.kind == Kind::Start && self.first_failure != FirstFailure::Rehearse;
+        self.never_started |= is_answer && !retried && self.purpose == Purpose::Run;
         self.settle(out);
         if !self.never_started {
             self.next_in_queue(now, out);
@@ -414,7 +424,7 @@ impl Service {
         out: &mut Outbox,
     ) -> bool {
         let hopeless = matches!(reason, Reason::Exec(_) | Reason::Stopping | Reason::Hook { .. });
-        if upgrade.kind != Kind::Start || self.first_failure == FirstFailure::Exit || hopeless {
+        if upgrade.kind != Kind::Start || self.first_failure != FirstFailure::Retry || hopeless {
             return false;
         }
         let service = self.id;
@@ -422,7 +432,7 @@ impl Service {
         generation.role = Role::Serving;
         generation.upgrade = None;
         generation.hook = None;
-        for instance in generation.instances.values_mut().filter(|instance| !instance.is_ready()) {
+        for instance in generation.instances.values_mut().filter(|instance| !instance.is_available()) {
             instance.stop(now, &generation.policy, out);
         }
         for place in 0..generation.seats.len() {
@@ -430,7 +440,7 @@ impl Service {
             generation.seats[place].parked = false;
             if seated.is_none() {
                 Self::retry(service, generation, place, now, out);
-            } else if !seated.and_then(|n| generation.instances.get(&n)).is_some_and(Instance::is_ready) {
+            } else if !seated.and_then(|n| generation.instances.get(&n)).is_some_and(Instance::is_available) {
                 generation.seats[place].doomed = Some(reason.clone());
             }
         }
