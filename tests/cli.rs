@@ -85,6 +85,9 @@ fn what_can_be_typed() {
         "stop --leftovers --if-stopping zdsup@web.service",
         "abort",
         "abort web",
+        "pause",
+        "pause web --max 10s",
+        "resume web",
         "history",
         "history web@4 --json",
         "history 4 --state-dir /var/lib/zdsup/web",
@@ -123,6 +126,8 @@ fn what_makes_no_sense() {
         ("stop --leftovers --no-wait", ErrorKind::ArgumentConflict),
         ("stop --if-stopping x.service", ErrorKind::MissingRequiredArgument),
         ("abort web api", ErrorKind::UnknownArgument),
+        ("pause web --max 30", ErrorKind::ValueValidation),
+        ("resume --max 1s", ErrorKind::UnknownArgument),
         ("events web api", ErrorKind::UnknownArgument),
         ("history web@x", ErrorKind::ValueValidation),
         ("history --limit 0", ErrorKind::ValueValidation),
@@ -172,7 +177,9 @@ fn a_config_that_is_not_there_or_wrong() {
 #[test]
 fn every_control_command_says_when_nothing_runs() {
     let directory = Directory::new("none");
-    for command in [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"]] {
+    for command in
+        [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"], &["pause"], &["resume"]]
+    {
         let output = zdsup(command).arg("--runtime-dir").arg(&directory.0).output().unwrap();
         assert_eq!(code(&output), 3, "{command:?}");
         let expected = format!("zdsup: error: no supervisor listens at {}/control.sock\n", directory.0.display());

@@ -251,6 +251,7 @@ fn every_field_of_every_type_is_described() {
         upgrade: Some(upgrade.clone()),
         last_upgrade: Some(upgrade),
         hook: Some("before-start of generation 5".into()),
+        paused: Some(1.5),
         generations: vec![generation],
         listeners: vec![listener],
         fd_store: 1,
@@ -263,6 +264,7 @@ fn every_field_of_every_type_is_described() {
         upgrade: None,
         last_upgrade: None,
         hook: None,
+        paused: None,
         generations: vec![],
         listeners: vec![],
         fd_store: 0,
@@ -380,6 +382,7 @@ fn every_field_of_every_type_is_described() {
     compare(&mut seen, &request, &UpgradeRequest { service: None, ..request.clone() });
     let accepted = UpgradeAccepted { id: 1, service: "web".into(), admission: AdmissionKind::Joined };
     compare(&mut seen, &accepted, &accepted);
+    compare(&mut seen, &PauseRequest { service: Some("web".into()), max: Some(30.0) }, &PauseRequest::default());
     compare(&mut seen, &Target { service: Some("web".into()) }, &Target::default());
     compare(&mut seen, &Replacement { binary: Some("/usr/bin/zdsup".into()) }, &Replacement::default());
     let done = Done { message: "done".into() };

@@ -29,6 +29,8 @@ pub(super) enum Endpoint {
     Metrics,
     Abort,
     Stop,
+    Pause,
+    Resume,
     Reexec,
     Openapi,
 }
@@ -41,7 +43,7 @@ impl Endpoint {
 }
 
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 13] = [
+pub const ROUTES: [Route; 15] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
@@ -53,6 +55,8 @@ pub const ROUTES: [Route; 13] = [
     Route { method: "GET", path: "/metrics", needs: Permission::Look, endpoint: Endpoint::Metrics },
     Route { method: "POST", path: "/v1/abort", needs: Permission::Operate, endpoint: Endpoint::Abort },
     Route { method: "POST", path: "/v1/stop", needs: Permission::Operate, endpoint: Endpoint::Stop },
+    Route { method: "POST", path: "/v1/pause", needs: Permission::Operate, endpoint: Endpoint::Pause },
+    Route { method: "POST", path: "/v1/resume", needs: Permission::Operate, endpoint: Endpoint::Resume },
     Route { method: "POST", path: "/v1/reexec", needs: Permission::Operate, endpoint: Endpoint::Reexec },
     Route { method: "GET", path: "/v1/openapi.json", needs: Permission::Look, endpoint: Endpoint::Openapi },
 ];

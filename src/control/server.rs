@@ -30,7 +30,8 @@ use super::patient::Patient;
 use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
 use super::types::{
-    Done, HistoryPage, Kpi, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, PauseRequest, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest,
+    UpgradeStatus,
 };
 use crate::history::read::Wanted;
 use crate::sys::limits;
@@ -126,6 +127,24 @@ pub enum Command {
     /// Give the upgrade in flight up.
     Abort {
         /// Of which service.
+        target: Target,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Make new connections wait. Answered once they do.
+    Pause {
+        /// Where, and for how long.
+        request: PauseRequest,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Let them in again. Answered once they are.
+    Resume {
+        /// Where.
         target: Target,
         /// Who asks.
         uid: u32,

@@ -73,6 +73,9 @@ pub struct ServiceStatus {
     /// The hook that is being run: its name, and the generation.
     #[serde(default)]
     pub hook: Option<String>,
+    /// New connections are made to wait, for so many seconds more at most.
+    #[serde(default)]
+    pub paused: Option<f64>,
     /// Its generations, newest first.
     pub generations: Vec<GenerationStatus>,
     /// Its listeners, in the order of their descriptors.
@@ -342,8 +345,8 @@ pub struct SupervisorEvent {
     pub seq: u64,
     /// When.
     pub at: f64,
-    /// What kind: those of an upgrade's events but `status` and `output`; `retrying`, `gave-up` and `stopped` of a
-    /// service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    /// What kind: those of an upgrade's events but `status` and `output`; `retrying`, `gave-up`, `paused`, `resumed`
+    /// and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -370,7 +373,7 @@ pub struct HistoryPage {
     pub skipped: u64,
 }
 
-/// `POST /v1/abort` and `POST /v1/stop`.
+/// `POST /v1/abort`, `/v1/stop` and `/v1/resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
@@ -379,7 +382,19 @@ pub struct Target {
     pub service: Option<String>,
 }
 
-/// The answer to `POST /v1/abort` and `POST /v1/stop`.
+/// `POST /v1/pause`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// Which service; may be left out where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// For how long at most, seconds: 30 without it, and not more than 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
+}
+
+/// The answer to `POST /v1/abort`, `/v1/stop`, `/v1/pause` and `/v1/resume`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// A sentence for a person.

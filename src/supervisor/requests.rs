@@ -53,6 +53,8 @@ impl Supervisor {
             Command::Abort { target, uid, reply } => {
                 let _ = reply.send(self.on_abort(&target, uid));
             }
+            Command::Pause { request, uid, reply } => self.on_pause(&request, uid, reply),
+            Command::Resume { target, uid, reply } => self.on_resume(&target, uid, reply),
             Command::Reexec { replacement, uid, reply } => {
                 tracing::info!("reexec requested by user {uid}");
                 self.reexec(replacement.binary, Some(reply));
@@ -149,7 +151,7 @@ impl Supervisor {
         })
     }
 
-    fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
+    pub(super) fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
         let mut found = self.services.iter().filter(|(_, service)| name.is_none_or(|name| service.name == name));
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
@@ -217,10 +219,10 @@ impl Supervisor {
     }
 }
 
-fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
+pub(super) fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
     Rejection { kind, error: error.into(), hint: None }
 }
 
-fn refused(refusal: Refusal) -> Rejection {
+pub(super) fn refused(refusal: Refusal) -> Rejection {
     rejection(RejectionKind::Refused, refusal.to_string())
 }

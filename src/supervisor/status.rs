@@ -56,6 +56,7 @@ pub(super) fn service(
         upgrade: None,
         last_upgrade: None,
         hook: None,
+        paused: service.paused_until().map(|until| until.since(now).as_secs_f64()),
         generations: service
             .generations
             .values()

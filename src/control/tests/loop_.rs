@@ -96,7 +96,14 @@ impl Loop {
                 story.asked.push((uid, format!("{:?}", replacement.binary)));
                 drop(reply.send(Ok(Done { message: "done".into() })));
             }
-            Command::Abort { target, uid, reply } | Command::Stop { target, uid, reply } => {
+            Command::Pause { request, uid, reply } => {
+                story.asked.push((uid, format!("{:?} for {:?}", request.service, request.max)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(request.service.as_deref()).map_or(Ok(done), Err)));
+            }
+            Command::Abort { target, uid, reply }
+            | Command::Stop { target, uid, reply }
+            | Command::Resume { target, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", target.service)));
                 let done = Done { message: "done".into() };
                 drop(reply.send(rejection(target.service.as_deref()).map_or(Ok(done), Err)));

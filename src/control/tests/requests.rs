@@ -22,6 +22,8 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/abort", "", 200),
         ("POST", "/v1/abort", r#"{"service":"web"}"#, 200),
         ("POST", "/v1/stop", "{}", 200),
+        ("POST", "/v1/pause", r#"{"service":"web","max":0.5}"#, 200),
+        ("POST", "/v1/resume", "", 200),
         ("GET", "/v1/openapi.json", "", 200),
         ("GET", "/v1/upgrades/8", "", 404),
         ("GET", "/v1/upgrades/8/events", "", 404),
@@ -44,6 +46,9 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/abort", r#"{"service":"refused"}"#, 409),
         ("POST", "/v1/stop", r#"{"service":"unknown"}"#, 404),
         ("POST", "/v1/stop", r#"["web"]"#, 400),
+        ("POST", "/v1/pause", r#"{"service":"refused"}"#, 409),
+        ("POST", "/v1/pause", r#"{"max":"30s"}"#, 400),
+        ("POST", "/v1/resume", r#"{"max":1}"#, 400),
     ] {
         let answer = server.request(method, path, body).await;
         assert_eq!(status_of(&answer), expected, "{method} {path} {body}: {answer}");
