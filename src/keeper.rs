@@ -208,6 +208,8 @@ impl Keeper {
         }
         match self.respawn.start(self.store.iter()) {
             Ok(supervisor) => {
+                // What the start touched is hardly needed for waiting.
+                limits::let_go_of_code();
                 self.limit.count(now);
                 self.supervisor = Some(supervisor);
                 self.leaves = false;

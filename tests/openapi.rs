@@ -143,7 +143,8 @@ fn compare<T: Serialize>(seen: &mut BTreeSet<String>, full: &T, least: &T) {
     for (key, property) in schema["properties"].as_object().unwrap() {
         assert!(!full[key].is_null(), "the example of {name} has no {key}");
         let lacking = least.get(key).is_none_or(Value::is_null);
-        assert_eq!(may_be_null(property), lacking, "{name}.{key} can be null in one of code and document");
+        let optional = may_be_null(property) || property.get("default").is_some();
+        assert_eq!(optional, lacking, "{name}.{key} can be null in one of code and document");
     }
 }
 
@@ -202,6 +203,8 @@ fn every_field_of_every_type_is_described() {
         connections: Some(2),
         memory: Some(3),
         cpu: Some(0.5),
+        health: InstanceHealth::Failing,
+        health_failure: Some("connect: connection refused".into()),
         status: Some("fine".into()),
         remaining: Some(1.0),
         notes: vec!["note".into()],
@@ -211,6 +214,7 @@ fn every_field_of_every_type_is_described() {
         connections: None,
         memory: None,
         cpu: None,
+        health_failure: None,
         status: None,
         remaining: None,
         notes: vec![],
@@ -223,11 +227,18 @@ fn every_field_of_every_type_is_described() {
         state: GenerationState::BackingOff,
         executable: "/bin/web".into(),
         weight: Some(100),
+        desired: 3,
+        ready: 2,
+        standby: Some(1.0),
         connections: Some(2),
         instances: vec![instance],
     };
-    let no_generation = GenerationStatus { weight: None, connections: None, instances: vec![], ..generation.clone() };
+    let no_generation =
+        GenerationStatus { weight: None, standby: None, connections: None, instances: vec![], ..generation.clone() };
     compare(&mut seen, &generation, &no_generation);
+
+    let kept = KeptStatus { generation: 3, executable: "/bin/web".into(), standby: Some(1.0) };
+    compare(&mut seen, &kept, &KeptStatus { standby: None, ..kept.clone() });
 
     let listener = ListenerStatus {
         name: "http".into(),
@@ -252,7 +263,12 @@ fn every_field_of_every_type_is_described() {
         last_upgrade: Some(upgrade),
         hook: Some("before-start of generation 5".into()),
         paused: Some(1.5),
+        instances: 3,
+        configured: Some(2),
+        strategy: "canary".into(),
+        traffic: "steered".into(),
         generations: vec![generation],
+        kept: vec![kept],
         listeners: vec![listener],
         fd_store: 1,
         fd_store_max: 16,
@@ -265,7 +281,9 @@ fn every_field_of_every_type_is_described() {
         last_upgrade: None,
         hook: None,
         paused: None,
+        configured: None,
         generations: vec![],
+        kept: vec![],
         listeners: vec![],
         fd_store: 0,
         fd_store_max: 0,
@@ -378,8 +396,11 @@ fn every_field_of_every_type_is_described() {
     let least = SupervisorEvent { service: None, generation: None, upgrade: None, verdict: None, ..told.clone() };
     compare(&mut seen, &told, &least);
 
-    let request = UpgradeRequest { service: Some("web".into()), kind: Kind::Restart };
-    compare(&mut seen, &request, &UpgradeRequest { service: None, ..request.clone() });
+    let request = UpgradeRequest { service: Some("web".into()), kind: Kind::Rollback, to: Some(3) };
+    compare(&mut seen, &request, &UpgradeRequest { service: None, to: None, ..request.clone() });
+    compare(&mut seen, &Promotion { service: Some("web".into()), full: true }, &Promotion::default());
+    let scaling = Scaling { service: Some("web".into()), instances: 3 };
+    compare(&mut seen, &scaling, &Scaling { service: None, ..scaling.clone() });
     let accepted = UpgradeAccepted { id: 1, service: "web".into(), admission: AdmissionKind::Joined };
     compare(&mut seen, &accepted, &accepted);
     compare(&mut seen, &PauseRequest { service: Some("web".into()), max: Some(30.0) }, &PauseRequest::default());
@@ -409,6 +430,7 @@ fn every_value_of_every_enumeration_is_described() {
     let code = BTreeMap::from([
         ("ServiceState", variants::<ServiceState>()),
         ("GenerationState", variants::<GenerationState>()),
+        ("InstanceHealth", variants::<InstanceHealth>()),
         ("InstanceState", variants::<InstanceState>()),
         ("AdmissionKind", variants::<AdmissionKind>()),
         ("Verdict", variants::<Verdict>()),
@@ -430,8 +452,10 @@ fn what_requests_refuse_is_described() {
     unknown.insert("kind".into(), "reload".into());
     let body = Value::Object(unknown);
     assert!(serde_json::from_value::<UpgradeRequest>(body.clone()).is_err());
-    assert!(serde_json::from_value::<Target>(body).is_err());
-    for name in ["UpgradeRequest", "Target"] {
+    assert!(serde_json::from_value::<Target>(body.clone()).is_err());
+    assert!(serde_json::from_value::<Promotion>(body.clone()).is_err());
+    assert!(serde_json::from_value::<Scaling>(body).is_err());
+    for name in ["UpgradeRequest", "Target", "Promotion", "Scaling"] {
         assert_eq!(schema(&document, name)["additionalProperties"], Value::Bool(false));
     }
 }

@@ -2,12 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use zdsup::control::request::{parse_events_query, parse_target, parse_upgrade_request};
+use zdsup::control::request::{
+    parse_events_query, parse_promotion, parse_scaling, parse_target, parse_upgrade_request,
+};
 use zdsup::control::types::Problem;
 
 fuzz_target!(|bytes: &[u8]| {
     check(parse_upgrade_request(bytes));
     check(parse_target(bytes));
+    check(parse_promotion(bytes));
+    check(parse_scaling(bytes));
     if let Ok(query) = std::str::from_utf8(bytes) {
         check(parse_events_query(query));
     }

@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 
+use crate::config::health::{Check, HttpCheck, HttpTarget, Place};
 use crate::config::{
-    self, Affinity, Canary, CanaryStep, Config, ConfigError, Log, ReadyBy, Service, Strategy, Traffic, UpgradeProbe,
-    format_duration,
+    self, Affinity, Canary, CanaryStep, Config, ConfigError, Health, Log, ReadyBy, Service, Strategy, Traffic,
+    UpgradeProbe, format_duration,
 };
 
 /// What a config would run.
@@ -46,10 +47,15 @@ fn warnings(service: &Service) -> Vec<String> {
     if !directory.is_dir() {
         warnings.push(format!("the working directory {} is not there", directory.display()));
     }
-    let programs = match &service.ready.by {
+    let mut programs = match &service.ready.by {
         ReadyBy::Exec { command, .. } => vec![&service.command, command],
         ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Alive(_) => vec![&service.command],
     };
+    let checks = service.health.as_ref().and_then(|health| match &health.check {
+        Check::Exec(command) => Some(command),
+        Check::Http(_) | Check::Tcp(_) => None,
+    });
+    programs.extend(checks);
     for program in programs.iter().filter_map(|words| words.first()) {
         match find(program, directory) {
             Some(path) if access(&path, AccessFlags::X_OK).is_err() => {
@@ -117,7 +123,7 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     if service.traffic == Traffic::Steered {
         line("traffic", &service.traffic.word())?;
     }
-    let Service { ready, watchdog, upgrade, drain, restart, .. } = service;
+    let Service { ready, health, watchdog, upgrade, drain, restart, .. } = service;
     let by = match &ready.by {
         ReadyBy::Notify => "READY=1".to_owned(),
         ReadyBy::Fd(fd) => format!("a newline on descriptor {fd}"),
@@ -125,6 +131,9 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         ReadyBy::Alive(time) => format!("staying up for {}", format_duration(*time)),
     };
     line("ready", &format_args!("{by}, within {}", format_duration(ready.timeout)))?;
+    if let Some(health) = health {
+        line("health", &format_args!("{} every {}", checked(health), format_duration(health.interval)))?;
+    }
     if let Some(timeout) = watchdog.timeout {
         let (timeout, signal) = (format_duration(timeout), signal_name(watchdog.signal));
         line("watchdog", &format_args!("WATCHDOG=1 every {timeout}, else {signal}"))?;
@@ -177,6 +186,20 @@ fn strategy(strategy: &Strategy) -> String {
         }
         Strategy::BlueGreen { standby } if standby.is_zero() => "blue-green without a standby".to_owned(),
         Strategy::BlueGreen { standby } => format!("blue-green with a standby for {}", format_duration(*standby)),
+    }
+}
+
+/// What a health check tries.
+fn checked(health: &Health) -> String {
+    let at = |place: &Place| match place {
+        Place::Listener(name) => format!("over {name}"),
+        Place::Private(name) => format!("over its own {name}"),
+    };
+    match &health.check {
+        Check::Http(HttpCheck { target: HttpTarget::Path { path, place }, .. }) => format!("GET {path} {}", at(place)),
+        Check::Http(HttpCheck { target: HttpTarget::Url(pattern), .. }) => format!("GET {pattern}"),
+        Check::Tcp(place) => format!("a connection {}", at(place)),
+        Check::Exec(command) => words(command),
     }
 }
 
@@ -236,7 +259,7 @@ mod tests {
             .check(
                 "[supervisor]\noperators = [\"deploy\"]\n[service.web]\ncommand = [\"/bin/sh\", \"-c\", \"exec web\"]\n\
                  user = \"web\"\nworking-directory = \"/\"\n[[service.web.listen]]\nname = \"http\"\naddress = \"8080\"\n\
-                 [service.web.upgrade]\nsoak = \"5s\"",
+                 [service.web.health]\nhttp = \"/healthz\"\nprivate = \"health\"\n[service.web.upgrade]\nsoak = \"5s\"",
             )
             .expect("a report");
         assert_eq!(
@@ -250,6 +273,7 @@ service web
   user       web
   listen     http on 8080
   ready      READY=1, within 30s
+  health     GET /healthz over its own health every 1s
   upgrade    overlap, soak 5s, at most 5 draining
   drain      SIGTERM, SIGKILL after 30s
   restart    after 100ms to 30s, given up after 10 failures in a row

@@ -14,14 +14,18 @@ mod leftovers;
 mod man;
 mod moving;
 mod pause;
+mod promote;
 mod reexec;
 mod render;
+mod rollback;
 mod run;
 pub mod run_flags;
+mod scale;
 mod status;
 mod stop;
 mod terminal;
 mod upgrade;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -105,7 +109,29 @@ enum Command {
     /// As `reload`, but the config is not read again.
     Restart(Deferred<upgrade::UpgradeArgs>),
 
+    /// Go back to a release that served before.
+    ///
+    /// One that stands by after a blue-green upgrade serves again at once. Any other is started as a new generation,
+    /// with the very program that it ran then, even if another file is at its path now, and is upgraded to as by
+    /// `reload`. `zdsup status` lists those that are kept.
+    Rollback(Deferred<rollback::RollbackArgs>),
+
+    /// Let a canary that waits go on.
+    ///
+    /// Its next step begins; after the last one all new connections go to it. Meant for a canary with `manual = true`,
+    /// and shortens the step of any other.
+    Promote(Deferred<promote::PromoteArgs>),
+
+    /// Give a service another number of instances.
+    ///
+    /// What is more is started, what is too much drains. The number holds over reloads, until the config names another
+    /// one than it does now.
+    Scale(Deferred<scale::ScaleArgs>),
+
     /// Show how everything stands.
+    ///
+    /// With --watch it is shown as it changes, until ^C: who gets how much of the traffic, what drains, how far an
+    /// upgrade is. Where it is no terminal, once a second.
     Status(Deferred<status::StatusArgs>),
 
     /// Drain, then end the supervisor, or one service.
@@ -234,6 +260,9 @@ impl Cli {
             Command::Run(args) => run::run(&global, &args.0),
             Command::Reload(args) => upgrade::run(&global, &args.0, Kind::Reload),
             Command::Restart(args) => upgrade::run(&global, &args.0, Kind::Restart),
+            Command::Rollback(args) => rollback::run(&global, args.0),
+            Command::Promote(args) => promote::run(&global, args.0),
+            Command::Scale(args) => scale::run(&global, args.0),
             Command::Status(args) => status::run(&global, &args.0),
             Command::Stop(args) => stop::run(&global, args.0),
             Command::Abort(args) => abort::run(&global, args.0),

@@ -1,6 +1,7 @@
 //! The settings of `zdsup run` as flags: what a config file can say, for the services that need none.
 
 use std::ffi::{OsStr, OsString};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,8 +10,8 @@ use toml::Spanned;
 
 use crate::config::error::Problem;
 use crate::config::raw::{
-    Amount, BackoffText, Canary, Drain, DurationText, Hooks, Listen, Log, Native, Octal, Percent, Probe, Ready,
-    Restart, Service, Step, Supervisor, Upgrade, Watchdog,
+    Amount, BackoffText, Canary, Command, Drain, DurationText, Health, Hooks, Listen, Log, Native, Octal, Percent,
+    Probe, Ready, Restart, Service, Step, Supervisor, Upgrade, Watchdog,
 };
 use crate::config::source::CommandLine;
 use crate::config::{self, Config, ConfigError, split_listen};
@@ -55,6 +56,60 @@ pub struct RunFlags {
     /// The pause between attempts of `--ready exec=COMMAND` [default: 200ms].
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub ready_interval: Option<String>,
+
+    /// Check again and again that this path is answered well, from the moment that the service says that it is ready.
+    ///
+    /// With `--health-private`, or over a listener whose traffic is steered.
+    #[arg(long, value_name = "PATH")]
+    pub health_http: Option<String>,
+
+    /// The same, at an address that each instance binds itself: `{slot}` and `{pid}` stand for its own.
+    #[arg(long, value_name = "URL")]
+    pub health_url: Option<String>,
+
+    /// Check that a connection is accepted.
+    #[arg(long)]
+    pub health_tcp: bool,
+
+    /// Check that this shell command succeeds; MAINPID is in its environment.
+    #[arg(long, value_name = "COMMAND")]
+    pub health_exec: Option<String>,
+
+    /// The listener over which it is checked [default: the only one for TCP].
+    #[arg(long, value_name = "NAME")]
+    pub health_listener: Option<String>,
+
+    /// Check over a listener that each instance has for itself, with this name in LISTEN_FDNAMES.
+    #[arg(long, value_name = "NAME")]
+    pub health_private: Option<String>,
+
+    /// The Host header of the checks [default: where they connect to].
+    #[arg(long, value_name = "HOST")]
+    pub health_host: Option<String>,
+
+    /// The status codes of a good answer [default: 200-399].
+    #[arg(long, value_name = "CODES")]
+    pub health_status: Option<String>,
+
+    /// What a good answer has in the first 64 KiB of its body.
+    #[arg(long, value_name = "TEXT")]
+    pub health_body: Option<String>,
+
+    /// How often it is checked [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    pub health_interval: Option<String>,
+
+    /// How long a check may take [default: 1s].
+    #[arg(long, value_name = "TIME")]
+    pub health_timeout: Option<String>,
+
+    /// How many checks in a row must pass for the service to be well [default: 1].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub health_successes: Option<i64>,
+
+    /// How many checks in a row must fail for it not to be [default: 3].
+    #[arg(long, value_name = "NUMBER", allow_negative_numbers = true)]
+    pub health_failures: Option<i64>,
 
     /// How often a ready service must send WATCHDOG=1 at least [default: it need not].
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
@@ -250,6 +305,7 @@ impl RunFlags {
             traffic: text(line, "--traffic", self.traffic.as_deref()),
             after: Vec::new(),
             ready: self.ready(line)?,
+            health: self.health(line),
             watchdog: Watchdog {
                 timeout: duration(line, "--watchdog-timeout", self.watchdog_timeout.as_deref()),
                 signal: text(line, "--watchdog-signal", self.watchdog_signal.as_deref()),
@@ -309,11 +365,7 @@ impl RunFlags {
                     })?;
                     ready.fd = Some(Spanned::new(span, number));
                 }
-                ("exec", Some(value)) => {
-                    let words = ["/bin/sh", "-c", value];
-                    let words = words.map(|word| Spanned::new(span.clone(), Native(word.into())));
-                    ready.exec = Some(Spanned::new(span, words.into()));
-                }
+                ("exec", Some(value)) => ready.exec = Some(shell(value, span)),
                 ("alive", Some(value)) => ready.alive_for = Some(Spanned::new(span, DurationText(value.to_owned()))),
                 _ => {}
             }
@@ -344,6 +396,31 @@ impl RunFlags {
                 .map(|text| line.flag("--upgrade-max-error-rate", text.as_ref(), Percent(text.clone()))),
         })
     }
+
+    /// Nothing, where no flag says anything about it.
+    fn health(&self, line: &mut CommandLine) -> Option<Spanned<Health>> {
+        let before = line.end().end;
+        let exec = self.health_exec.as_deref().map(|text| line.flag("--health-exec", text.as_ref(), text));
+        let status = self.health_status.as_deref();
+        let health = Health {
+            http: text(line, "--health-http", self.health_http.as_deref()),
+            url: text(line, "--health-url", self.health_url.as_deref()),
+            tcp: self.health_tcp.then(|| Spanned::new(line.switch("--health-tcp"), true)),
+            exec: exec.map(|text| shell(text.get_ref(), text.span())),
+            listener: text(line, "--health-listener", self.health_listener.as_deref()),
+            private: text(line, "--health-private", self.health_private.as_deref()),
+            host: text(line, "--health-host", self.health_host.as_deref()),
+            status: status.map(|text| line.flag("--health-status", text.as_ref(), Amount::Text(text.to_owned()))),
+            body: text(line, "--health-body", self.health_body.as_deref()),
+            interval: duration(line, "--health-interval", self.health_interval.as_deref()),
+            timeout: duration(line, "--health-timeout", self.health_timeout.as_deref()),
+            successes: number(line, "--health-successes", self.health_successes),
+            failures: number(line, "--health-failures", self.health_failures),
+        };
+        // All of them, without the space before the first.
+        let written = before + 1..line.end().end;
+        (!written.is_empty()).then(|| Spanned::new(written, health))
+    }
 }
 
 /// `5:30s,50:1m`; `5,50` where each step waits for somebody.
@@ -361,6 +438,12 @@ fn canary(line: &mut CommandLine, text: &str) -> Result<Spanned<Canary>, Problem
     let steps: Vec<_> = text.split(',').map(step).collect::<Result<_, Problem>>()?;
     let manual = steps.iter().all(|step| step.get_ref().hold.is_none());
     Ok(Spanned::new(span, Canary { steps, manual, ..Canary::default() }))
+}
+
+/// What a shell makes of a text.
+fn shell(text: &str, span: Range<usize>) -> Command {
+    let words = ["/bin/sh", "-c", text].map(|word| Spanned::new(span.clone(), Native(word.into())));
+    Spanned::new(span, words.into())
 }
 
 fn listen(line: &mut CommandLine, text: &str) -> Spanned<Listen> {

@@ -52,6 +52,11 @@ impl Style {
     }
 }
 
+/// How many lines a terminal shows.
+pub(super) fn height(stream: &impl AsFd) -> Option<usize> {
+    terminal_size::terminal_size_of(stream).map(|(_, height)| usize::from(height.0))
+}
+
 /// Whether a stream is a terminal that shows colours, and nobody said NO_COLOR (<https://no-color.org>).
 pub(super) fn is_coloured(stream: &impl IsTerminal) -> bool {
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());

@@ -1,4 +1,4 @@
-//! `zdsup reload` and `zdsup restart`: ask for an upgrade, show it as it happens, exit by its verdict.
+//! `zdsup reload`, `zdsup restart` and `zdsup rollback`: ask for an upgrade, show it as it happens, exit by its verdict.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -25,6 +25,13 @@ pub(super) struct UpgradeArgs {
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
 
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// How long to wait for an upgrade, and how it is shown.
+#[derive(Debug, Args)]
+pub(super) struct Waiting {
     /// Return as soon as the request is accepted.
     #[arg(long, conflicts_with_all = ["wait", "timeout"])]
     no_wait: bool,
@@ -52,17 +59,28 @@ enum Wait {
 }
 
 pub(super) fn run(global: &Global, args: &UpgradeArgs, kind: Kind) -> Result<Exit, Failure> {
+    let request = |service| UpgradeRequest { service, kind, to: None };
+    let requests = match args.services.as_slice() {
+        [] => vec![request(None)],
+        named => named.iter().cloned().map(Some).map(request).collect(),
+    };
+    upgrade(global, requests, &args.waiting)
+}
+
+/// Asks for these, one after the other until one fails.
+pub(super) fn upgrade(global: &Global, requests: Vec<UpgradeRequest>, args: &Waiting) -> Result<Exit, Failure> {
     let mut client = global.client()?;
     block_on(async {
         let began = Instant::now();
-        let mut upgrade = Upgrading { args, kind, accepted: None, verdict: None, show: Show::new(args.json) };
+        let show = Show::new(args.json);
+        let mut upgrade = Upgrading { args, accepted: None, verdict: None, wants_promotion: false, show };
         let line = upgrade.show.moving();
         let ended = tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => None,
             () = over(args.timeout) => Some(None),
             () = keep_moving(line) => None,
-            exit = upgrade.services(&mut client) => Some(Some(exit)),
+            exit = upgrade.all(&mut client, requests) => Some(Some(exit)),
         };
         upgrade.show.end();
         match ended {
@@ -87,21 +105,18 @@ async fn keep_moving(line: Option<MovingLine>) {
 
 /// The upgrades that were asked for, one after the other.
 struct Upgrading<'a> {
-    args: &'a UpgradeArgs,
-    kind: Kind,
+    args: &'a Waiting,
     accepted: Option<UpgradeAccepted>,
     verdict: Option<VerdictStatus>,
+    /// It goes no further until somebody promotes it.
+    wants_promotion: bool,
     show: Show,
 }
 
 impl Upgrading<'_> {
-    async fn services(&mut self, client: &mut Client) -> Result<Exit, Failure> {
-        let services = match self.args.services.as_slice() {
-            [] => vec![None],
-            named => named.iter().cloned().map(Some).collect(),
-        };
-        for service in services {
-            let exit = self.service(client, service).await?;
+    async fn all(&mut self, client: &mut Client, requests: Vec<UpgradeRequest>) -> Result<Exit, Failure> {
+        for request in requests {
+            let exit = self.one(client, &request).await?;
             if exit != Exit::Done {
                 return Ok(exit);
             }
@@ -109,9 +124,9 @@ impl Upgrading<'_> {
         Ok(Exit::Done)
     }
 
-    async fn service(&mut self, client: &mut Client, service: Option<String>) -> Result<Exit, Failure> {
-        (self.accepted, self.verdict) = (None, None);
-        let accepted = client.request(&UpgradeRequest { service, kind: self.kind }).await?;
+    async fn one(&mut self, client: &mut Client, request: &UpgradeRequest) -> Result<Exit, Failure> {
+        (self.accepted, self.verdict, self.wants_promotion) = (None, None, false);
+        let accepted = client.request(request).await?;
         let id = accepted.id;
         let accepted = self.accepted.insert(accepted);
         if self.args.no_wait {
@@ -123,11 +138,17 @@ impl Upgrading<'_> {
         }
         if accepted.admission != AdmissionKind::Begun {
             self.show.line(&render::accepted(accepted));
+            if request.kind == Kind::Rollback {
+                self.show.line("`zdsup abort` gives up the one in flight, and what served before it goes on");
+            }
         }
         let mut events = client.watch(id, 0);
         loop {
             match events.next().await {
                 Ok(Some(event)) => {
+                    if event.event != "status" {
+                        self.wants_promotion = event.event == "awaiting-promotion";
+                    }
                     self.verdict = event.verdict.as_deref().cloned().or(self.verdict.take());
                     // Nobody is told any more, and the upgrade goes on.
                     self.show.event(&event).map_err(|failure| self.unfinished(failure.exit, &failure.error))?;
@@ -160,7 +181,10 @@ impl Upgrading<'_> {
             return failure.hint(Some("`zdsup status` shows what is left"));
         }
         let failure = Failure::new(exit, format!("{why}: upgrade #{id} of {service} goes on without a verdict so far"));
-        failure.hint(Some("`zdsup status` shows it, `zdsup abort` gives it up"))
+        failure.hint(Some(match self.wants_promotion {
+            true => "it waits for `zdsup promote`; `zdsup status --watch` shows it, `zdsup abort` gives it up",
+            false => "`zdsup status` shows it, `zdsup abort` gives it up",
+        }))
     }
 }
 
@@ -216,7 +240,7 @@ impl Show {
             Self::Lines(_) | Self::Moving { .. } if event.event == "queued" => {}
             Self::Lines(style) => say(render::event(event, *style).trim_end()),
             Self::Moving { line, style, last, said } => {
-                if matches!(event.event.as_str(), "status" | "output") {
+                if matches!(event.event.as_str(), "status" | "check" | "output") {
                     said.clone_from(&event.message);
                 } else {
                     // What a hook said is over with it.

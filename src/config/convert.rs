@@ -14,6 +14,7 @@ use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
 use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
 
+mod health;
 mod hooks;
 mod listen;
 mod ready;
@@ -58,7 +59,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 16] = [
+const OWN_VARIABLES: [&str; 17] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -74,6 +75,7 @@ const OWN_VARIABLES: [&str; 16] = [
     "ZDSUP_REASON",
     "ZDSUP_RELEASE",
     "ZDSUP_SERVICE",
+    "ZDSUP_SLOT",
     "ZDSUP_VERDICT",
 ];
 
@@ -97,6 +99,8 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         .map_or(Ok(0), |max| number(&max, 0..=FD_STORE_MAX, "the number of stored descriptors (0 stores none)"))?;
     let around = Around { instances, traffic, traffic_place, listen: &listen, origin };
     let upgrade = upgrade::upgrade(raw.upgrade, &around)?;
+    let health = optional(raw.health, |health| health::health(health, anchored, &around))?;
+    let passed = listen.len() + usize::from(health.as_ref().is_some_and(|health| health.private().is_some()));
     Ok(Service {
         name: name.get_ref().clone(),
         command,
@@ -123,7 +127,8 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
             no_new_privileges: raw.no_new_privileges,
         },
         log: raw.log.map_or(Ok(Log::default()), |log| self::log(log, origin))?,
-        ready: ready::ready(raw.ready, (listen.len(), fd_store_max), anchored, origin)?,
+        ready: ready::ready(raw.ready, (passed, fd_store_max), anchored, origin)?,
+        health,
         listen,
         listen_pid: raw.listen_pid.unwrap_or(true),
         watchdog: watchdog(raw.watchdog)?,

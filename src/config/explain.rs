@@ -3,7 +3,7 @@
 use super::error::Problem;
 
 /// The keys of every table, for advice about a key in the wrong one. A test compares them with the raw types.
-pub(crate) const TABLES: [(&str, &[&str]); 13] = [
+pub(crate) const TABLES: [(&str, &[&str]); 14] = [
     ("", &["supervisor", "service"]),
     ("[supervisor]", &["operators", "viewers", "atomic", "metrics"]),
     (
@@ -30,6 +30,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 13] = [
             "fd-store-max",
             "listen",
             "ready",
+            "health",
             "watchdog",
             "upgrade",
             "drain",
@@ -60,6 +61,24 @@ pub(crate) const TABLES: [(&str, &[&str]); 13] = [
         ],
     ),
     ("[service.NAME.ready]", &["by", "timeout", "fd", "exec", "interval", "alive-for"]),
+    (
+        "[service.NAME.health]",
+        &[
+            "http",
+            "url",
+            "tcp",
+            "exec",
+            "listener",
+            "private",
+            "host",
+            "status",
+            "body",
+            "interval",
+            "timeout",
+            "successes",
+            "failures",
+        ],
+    ),
     ("[service.NAME.watchdog]", &["timeout", "signal"]),
     (
         "[service.NAME.upgrade]",
@@ -88,19 +107,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 13] = [
 ];
 
 /// Keys that the design has and this version has not.
-const LATER: [&str; 11] = [
-    "capabilities",
-    "handoff",
-    "health",
-    "http",
-    "listener",
-    "log-format",
-    "metrics",
-    "mptcp",
-    "protocol",
-    "spread",
-    "tcp",
-];
+const LATER: [&str; 7] = ["capabilities", "handoff", "log-format", "metrics", "mptcp", "protocol", "spread"];
 
 /// The error of a TOML document.
 pub(crate) fn toml_error(error: &toml::de::Error, text: &str) -> Problem {

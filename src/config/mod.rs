@@ -22,6 +22,7 @@ mod convert;
 mod diff;
 pub(crate) mod error;
 mod explain;
+pub mod health;
 mod order;
 pub(crate) mod raw;
 mod read;
@@ -36,6 +37,7 @@ pub use crate::sys::steer::{Affinity, Network, NetworkError};
 pub use address::{Address, AddressError, Inet, ResolveError, UNIX_NAME_MAX, split_listen};
 pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
+pub use health::Health;
 pub use read::FILE_MAX;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;
@@ -241,6 +243,9 @@ pub struct Service {
     pub fd_store_max: u32,
     /// How it becomes ready.
     pub ready: Ready,
+    /// How it is seen from outside that it is well. Default: it is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// How it says that it lives.
     pub watchdog: Watchdog,
     /// How it is upgraded.

@@ -51,6 +51,7 @@ pub(crate) struct Service {
     pub(crate) fd_store_max: Option<Spanned<i64>>,
     pub(crate) listen: Vec<Spanned<Listen>>,
     pub(crate) ready: Ready,
+    pub(crate) health: Option<Spanned<Health>>,
     pub(crate) watchdog: Watchdog,
     pub(crate) upgrade: Upgrade,
     pub(crate) drain: Drain,
@@ -92,6 +93,24 @@ pub(crate) struct Ready {
     pub(crate) exec: Option<Command>,
     pub(crate) interval: Option<Spanned<DurationText>>,
     pub(crate) alive_for: Option<Spanned<DurationText>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Health {
+    pub(crate) http: Option<Spanned<String>>,
+    pub(crate) url: Option<Spanned<String>>,
+    pub(crate) tcp: Option<Spanned<bool>>,
+    pub(crate) exec: Option<Command>,
+    pub(crate) listener: Option<Spanned<String>>,
+    pub(crate) private: Option<Spanned<String>>,
+    pub(crate) host: Option<Spanned<String>>,
+    pub(crate) status: Option<Spanned<Amount>>,
+    pub(crate) body: Option<Spanned<String>>,
+    pub(crate) interval: Option<Spanned<DurationText>>,
+    pub(crate) timeout: Option<Spanned<DurationText>>,
+    pub(crate) successes: Option<Spanned<i64>>,
+    pub(crate) failures: Option<Spanned<i64>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -241,6 +260,7 @@ table!(Supervisor, "a table such as [supervisor]");
 table!(Service, "a table with the service's name, such as [service.web]");
 table!(Listen, "a table such as [[service.web.listen]]");
 table!(Ready, "a table such as [service.web.ready]");
+table!(Health, "a table such as [service.web.health]");
 table!(Watchdog, "a table such as [service.web.watchdog]");
 table!(Upgrade, "a table such as [service.web.upgrade]");
 table!(Canary, "a table such as [service.web.upgrade.canary]");
@@ -288,7 +308,7 @@ impl<'de> Deserialize<'de> for Log {
     }
 }
 
-/// A number, or a text that means one: sizes, limits, parts of a number of instances.
+/// A number, or a text that means one: sizes, limits, parts of a number of instances, status codes.
 #[derive(Debug)]
 pub(crate) enum Amount {
     Number(i64),

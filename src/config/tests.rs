@@ -4,8 +4,10 @@ use clap::{Args, FromArgMatches};
 use proptest::prelude::{Just, TestCaseError, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::strategy::Strategy as Values;
 
+use super::health::{Check, HttpCheck, HttpTarget, Place, Statuses};
 use super::*;
 use crate::cli::run_flags::RunFlags;
+use crate::core::health::Thresholds;
 
 mod defaults;
 mod refusals;
@@ -78,6 +80,17 @@ exec = ["/bin/sh", "-c", "curl -f localhost"]
 interval = "1s"
 timeout = "1m30s"
 
+[service.web.health]
+http = "/healthz?deep=1"
+private = "health"
+host = "example.org"
+status = "200-299,404"
+body = "all is well"
+interval = "5s"
+timeout = "3s"
+successes = 2
+failures = 4
+
 [service.web.watchdog]
 timeout = "10s"
 signal = "SIGQUIT"
@@ -101,7 +114,7 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 71] = [
+const FULL_AS_FLAGS: [&str; 83] = [
     "--operators",
     "deploy",
     "--viewers",
@@ -153,6 +166,18 @@ const FULL_AS_FLAGS: [&str; 71] = [
     "--ready-interval",
     "1s",
     "--ready-timeout=90s",
+    "--health-http",
+    "/healthz?deep=1",
+    "--health-private=health",
+    "--health-host=example.org",
+    "--health-status=200-299,404",
+    "--health-body",
+    "all is well",
+    "--health-interval=5s",
+    "--health-timeout=3s",
+    "--health-successes",
+    "2",
+    "--health-failures=4",
     "--watchdog-timeout=10s",
     "--watchdog-signal=QUIT",
     "--instances=10",
@@ -198,6 +223,7 @@ fn a_minimal_config_has_every_default() {
             listen_pid: true,
             fd_store_max: 0,
             ready: Ready { by: ReadyBy::Notify, timeout: Duration::from_secs(30) },
+            health: None,
             watchdog: Watchdog { timeout: None, signal: 6 },
             upgrade: Upgrade {
                 strategy: Strategy::Overlap,
@@ -262,6 +288,16 @@ fn every_setting_arrives() {
     let exec = ["/bin/sh", "-c", "curl -f localhost"].map(OsString::from).to_vec();
     assert_eq!(service.ready.by, ReadyBy::Exec { command: exec, interval: Duration::from_secs(1) });
     assert_eq!(service.ready.timeout, Duration::from_secs(90));
+    let place = Place::Private("health".to_owned());
+    let check = Check::Http(HttpCheck {
+        target: HttpTarget::Path { path: "/healthz?deep=1".to_owned(), place },
+        host: Some("example.org".to_owned()),
+        statuses: Statuses(vec![(200, 299), (404, 404)]),
+        body: Some("all is well".to_owned()),
+    });
+    let thresholds = Thresholds { successes: 2, failures: 4 };
+    let (interval, timeout) = (Duration::from_secs(5), Duration::from_secs(3));
+    assert_eq!(service.health, Some(Health { check, interval, timeout, thresholds }));
     assert_eq!(service.watchdog, Watchdog { timeout: Some(Duration::from_secs(10)), signal: 3 });
     assert_eq!((service.instances, service.traffic), (10, Traffic::Shared));
     assert_eq!(
@@ -333,6 +369,50 @@ fn every_proof_of_readiness_can_be_a_flag() {
         let flags = from_words(&[words, &["--", "/bin/web"]].concat()).expect("a config");
         assert_eq!(flags.services, [service(&format!("{MINIMAL}[service.web.ready]\n{text}"))]);
     }
+}
+
+#[test]
+fn every_health_check_can_be_a_flag() {
+    let table: [(&[&str], &str); 3] = [
+        (&["--health-tcp", "--health-private", "h"], "tcp = true\nprivate = \"h\""),
+        (&["--health-exec", "a=b c"], "exec = [\"/bin/sh\", \"-c\", \"a=b c\"]"),
+        (&["--health-url", "http://[::1]:80{slot}/"], "url = \"http://[::1]:80{slot}/\""),
+    ];
+    for (words, text) in table {
+        let flags =
+            from_words(&[words, &["--", "/bin/web"]].concat()).unwrap_or_else(|e| panic!("{}", e.render(false)));
+        let service = service(&format!("{MINIMAL}[service.web.health]\n{text}"));
+        let health = service.health.as_ref().expect("it is checked");
+        assert_eq!((health.interval, health.timeout), (Duration::from_secs(1), Duration::from_secs(1)));
+        assert_eq!(health.thresholds, Thresholds { successes: 1, failures: 3 });
+        assert_eq!(flags.services, [service]);
+    }
+}
+
+#[test]
+fn a_check_over_a_listener_reaches_the_instance_where_traffic_is_steered() {
+    let listen = "[[service.web.listen]]\nname = \"http\"\naddress = \"8080\"\n";
+    let health = |more: &str| {
+        let text = format!("{MINIMAL}traffic = \"steered\"\n{listen}{more}");
+        service(&text).health.expect("it is checked").check
+    };
+    let http = Place::Listener("http".to_owned());
+    assert_eq!(health("[service.web.health]\ntcp = true"), Check::Tcp(http.clone()));
+    assert_eq!(health("[service.web.health]\ntcp = true\nlistener = \"http\""), Check::Tcp(http));
+    let flags = from_words(&["--listen", "http=8080", "--traffic", "steered", "--health-tcp", "--", "/bin/web"]);
+    let file = service(&format!("{MINIMAL}traffic = \"steered\"\n{listen}[service.web.health]\ntcp = true"));
+    assert_eq!(flags.expect("a config").services, [file]);
+}
+
+#[test]
+fn a_private_listener_takes_a_descriptor_too() {
+    let with = |fd: u32| {
+        let listen = "[[service.web.listen]]\naddress = \"8080\"\n";
+        let ready = format!("[service.web.ready]\nby = \"fd\"\nfd = {fd}\n");
+        load_text(&format!("{MINIMAL}{listen}{ready}[service.web.health]\ntcp = true\nprivate = \"health\"\n"))
+    };
+    assert!(with(5).is_ok());
+    assert_eq!(with(4).expect_err("it is taken").message(), "descriptor 4 is a listener's: they take 3 to 4");
 }
 
 #[test]

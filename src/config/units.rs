@@ -1,4 +1,4 @@
-//! Values that are written as text: durations, sizes, percentages, octal modes, signals, resource limits.
+//! Values that are written as text: durations, sizes, percentages, octal modes, status codes, signals, resource limits.
 
 use std::time::Duration;
 
@@ -129,6 +129,29 @@ pub(crate) fn percent(text: &str) -> Result<u32, UnitError> {
 pub(crate) fn format_percent(millionths: u32) -> String {
     let text = format!("{}.{:04}", millionths / 10_000, millionths % 10_000);
     format!("{}%", text.trim_end_matches('0').trim_end_matches('.'))
+}
+
+/// Status codes of HTTP: `200`, `200-399`, several separated by commas. Each range has both its ends; none is empty.
+pub(crate) fn statuses(text: &str) -> Result<Vec<(u16, u16)>, UnitError> {
+    let bad = || {
+        UnitError::new(format!("`{text}` is not a status code"), "write one such as `200`, or `200-399`, or `200,404`")
+    };
+    let one = |text: &str| {
+        let number = if is_digits(text) { text.parse::<u16>().ok() } else { None };
+        number.filter(|number| (100..=999).contains(number)).ok_or_else(bad)
+    };
+    let range = |text: &str| {
+        let (first, last) = match text.split_once('-') {
+            Some((first, last)) => (one(first)?, one(last)?),
+            None => one(text).map(|both| (both, both))?,
+        };
+        if first > last {
+            let hint = format!("write the lower one first: `{last}-{first}`");
+            return Err(UnitError::new(format!("`{first}-{last}` is no range of status codes"), hint));
+        }
+        Ok((first, last))
+    };
+    text.split(',').map(|part| range(part.trim())).collect()
 }
 
 /// An octal mode or mask, at most 0777.
@@ -308,6 +331,16 @@ mod tests {
     }
 
     #[test]
+    fn status_codes() {
+        assert_eq!(statuses("200"), Ok(vec![(200, 200)]));
+        assert_eq!(statuses("200-399"), Ok(vec![(200, 399)]));
+        assert_eq!(statuses("200, 204,300-308"), Ok(vec![(200, 200), (204, 204), (300, 308)]));
+        for bad in ["", "99", "1000", "2xx", "200-", "-200", "200,", "300-200", "200-300-400", "+200"] {
+            assert!(statuses(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn modes() {
         assert_eq!(octal("0022"), Ok(0o022));
         assert_eq!(octal("777"), Ok(0o777));
@@ -350,7 +383,7 @@ mod tests {
         #[test]
         fn nothing_panics(text in "\\PC{0,12}|[0-9dhmsKMG.:+%-]{0,24}") {
             let _ = (duration(&text), duration_range(&text), size(&text), octal(&text), signal(&text));
-            let _ = (limit(&text, true), limit(&text, false), percent(&text));
+            let _ = (limit(&text, true), limit(&text, false), percent(&text), statuses(&text));
         }
     }
 }

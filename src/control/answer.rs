@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::access::{Access, Permission};
 use super::events::{self, Ask, Interrupted, Line, Tail};
 use super::request::{
-    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_replacement, parse_target,
-    parse_upgrade_request,
+    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_promotion,
+    parse_replacement, parse_scaling, parse_target, parse_upgrade_request,
 };
 use super::routes::{Endpoint, Lookup, look_up};
 use super::scrape::OPENMETRICS;
@@ -151,6 +151,16 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
             let (target, uid) = (parse_target(&body).map_err(invalid)?, peer.credentials.uid);
             let done = peer.shared.ask(|reply| Command::Abort { target, uid, reply }).await?.map_err(rejected)?;
             Ok(encode(StatusCode::OK, &done))
+        }
+        Endpoint::Promote => {
+            let (promotion, uid) = (parse_promotion(&body).map_err(invalid)?, peer.credentials.uid);
+            let asked = |reply| Command::Promote { promotion, uid, reply };
+            Ok(encode(StatusCode::OK, &peer.shared.ask(asked).await?.map_err(rejected)?))
+        }
+        Endpoint::Scale => {
+            let (scaling, uid) = (parse_scaling(&body).map_err(invalid)?, peer.credentials.uid);
+            let asked = |reply| Command::Scale { scaling, uid, reply };
+            Ok(encode(StatusCode::OK, &peer.shared.ask(asked).await?.map_err(rejected)?))
         }
         Endpoint::Reexec => {
             let (replacement, uid) = (parse_replacement(&body).map_err(invalid)?, peer.credentials.uid);

@@ -22,8 +22,8 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::types::{
-    Done, HistoryPage, Kpi, PauseRequest, Problem, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent,
-    UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, PauseRequest, Problem, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted,
+    UpgradeEvent, UpgradeRequest, UpgradeStatus,
 };
 use crate::sys::{Pid, peer};
 pub use follow::Follow;
@@ -174,6 +174,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn abort(&mut self, target: &Target) -> Result<Done, ClientError> {
         self.post("/v1/abort", target).await
+    }
+
+    /// Ends the step of a canary that waits.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn promote(&mut self, promotion: &Promotion) -> Result<Done, ClientError> {
+        self.post("/v1/promote", promotion).await
+    }
+
+    /// Gives a service another number of instances.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn scale(&mut self, scaling: &Scaling) -> Result<Done, ClientError> {
+        self.post("/v1/scale", scaling).await
     }
 
     /// Ends a service, or everything.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::types::{PauseRequest, Problem, Replacement, Target, UpgradeRequest};
+use super::types::{PauseRequest, Problem, Promotion, Replacement, Scaling, Target, UpgradeRequest};
 use super::{locate, routes};
 use crate::core::Kind;
 use crate::history::read::Wanted;
@@ -17,14 +17,41 @@ pub const BODY_MAX: usize = 64 * 1024;
 /// # Errors
 /// The mistake, with its place.
 pub fn parse_upgrade_request(body: &[u8]) -> Result<UpgradeRequest, Problem> {
-    const HINT: &str = r#"it looks like {"kind": "reload"} or {"service": "web", "kind": "restart"}"#;
+    const HINT: &str = r#"it looks like {"kind": "reload"} or {"service": "web", "kind": "rollback", "to": 3}"#;
     let request: UpgradeRequest = parse(body, HINT)?;
-    match request.kind {
-        Kind::Reload | Kind::Restart => Ok(request),
-        Kind::Start | Kind::Rollback => {
-            let error = format!("the body asks for kind `{}`, expected `reload` or `restart`", request.kind);
-            Err(problem(&error, HINT))
+    match (request.kind, request.to) {
+        (Kind::Rollback, _) | (Kind::Reload | Kind::Restart, None) => Ok(request),
+        (Kind::Reload | Kind::Restart, Some(_)) => {
+            Err(problem(&format!("the body says where `to`, and a {} goes nowhere else", request.kind), HINT))
         }
+        (Kind::Start, _) => {
+            Err(problem("the body asks for kind `start`, expected `reload`, `restart` or `rollback`", HINT))
+        }
+    }
+}
+
+/// The body of `POST /v1/promote`. An empty one is like `{}`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_promotion(body: &[u8]) -> Result<Promotion, Problem> {
+    parse_or_default(body, r#"it looks like {} or {"service": "web", "full": true}"#)
+}
+
+/// The most instances of a service; a config may not ask for more either.
+pub const INSTANCES_MAX: u32 = 1024;
+
+/// The body of `POST /v1/scale`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_scaling(body: &[u8]) -> Result<Scaling, Problem> {
+    const HINT: &str = r#"it looks like {"instances": 3} or {"service": "web", "instances": 3}"#;
+    let scaling: Scaling = parse(body, HINT)?;
+    match scaling.instances {
+        1..=INSTANCES_MAX => Ok(scaling),
+        0 => Err(problem("a service has at least 1 instance", "`zdsup stop SERVICE` ends all of them")),
+        _ => Err(problem("a service has at most 1024 instances", HINT)),
     }
 }
 
@@ -182,12 +209,17 @@ mod tests {
     #[test]
     fn upgrade_requests() {
         let request = parse_upgrade_request(br#" {"kind": "restart", "service": "web"} "#).unwrap();
-        assert_eq!(request, UpgradeRequest { service: Some("web".into()), kind: Kind::Restart });
+        assert_eq!(request, UpgradeRequest { service: Some("web".into()), kind: Kind::Restart, to: None });
+        assert_eq!(parse_upgrade_request(br#"{"kind":"rollback","to":3}"#).unwrap().to, Some(3));
+        assert_eq!(parse_upgrade_request(br#"{"kind":"rollback","to":null}"#).unwrap().to, None);
         assert_eq!(parse_upgrade_request(br#"{"kind":"reload","service":null}"#).unwrap().service, None);
-        let bad: [(&[u8], &str); 8] = [
+        let bad: [(&[u8], &str); 11] = [
             (b"", "EOF"),
             (b"{}", "missing field `kind`"),
             (br#"{"kind":"start"}"#, "`start`"),
+            (br#"{"kind":"reload","to":3}"#, "a reload goes nowhere else"),
+            (br#"{"kind":"rollback","to":-1}"#, "invalid value"),
+            (br#"{"kind":"rollback","to":"web@3"}"#, "invalid type"),
             (br#"{"kind":"explode"}"#, "unknown variant `explode`"),
             (br#"{"kind":"reload","force":true}"#, "unknown field `force`"),
             (br#"{"kind":"reload","kind":"reload"}"#, "duplicate field"),
@@ -219,6 +251,33 @@ mod tests {
         assert_eq!(parse_pause(br#"{"max":1.5}"#).unwrap(), PauseRequest { service: None, max: Some(1.5) });
         for bad in [&br#"{"max":"30s"}"#[..], br#"{"max":1e999}"#, br#"{"for":1}"#] {
             assert!(parse_pause(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn promotions() {
+        assert_eq!(parse_promotion(b"").unwrap(), Promotion::default());
+        let full = Promotion { service: Some("web".into()), full: true };
+        assert_eq!(parse_promotion(br#"{"full":true,"service":"web"}"#).unwrap(), full);
+        for bad in [&b"[]"[..], b"true", br#"{"full":1}"#, br#"{"full":null}"#, br#"{"weight":5}"#] {
+            assert!(parse_promotion(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
+    #[test]
+    fn scalings() {
+        assert_eq!(parse_scaling(br#"{"instances":1024}"#).unwrap(), Scaling { service: None, instances: 1024 });
+        let bad: [(&[u8], &str); 6] = [
+            (b"", "EOF"),
+            (b"{}", "missing field `instances`"),
+            (br#"{"instances":0}"#, "at least 1"),
+            (br#"{"instances":1025}"#, "at most 1024"),
+            (br#"{"instances":-1}"#, "invalid value"),
+            (br#"{"instances":2,"by":1}"#, "unknown field `by`"),
+        ];
+        for (body, expected) in bad {
+            let problem = parse_scaling(body).unwrap_err();
+            assert!(problem.error.contains(expected) && problem.hint.is_some(), "{problem:?}");
         }
     }
 
@@ -255,11 +314,32 @@ mod tests {
             if let Ok(target) = parse_target(&body) {
                 prop_assert_eq!(parse_target(&serde_json::to_vec(&target).unwrap()).unwrap(), target);
             }
+            if let Ok(promotion) = parse_promotion(&body) {
+                prop_assert_eq!(parse_promotion(&serde_json::to_vec(&promotion).unwrap()).unwrap(), promotion);
+            }
+            if let Ok(scaling) = parse_scaling(&body) {
+                prop_assert_eq!(parse_scaling(&serde_json::to_vec(&scaling).unwrap()).unwrap(), scaling);
+            }
+        }
+
+        #[test]
+        fn every_number_of_instances_is_taken_or_refused(service in any::<Option<String>>(), instances in any::<u32>()) {
+            let scaling = Scaling { service, instances };
+            let parsed = parse_scaling(&serde_json::to_vec(&scaling).unwrap());
+            prop_assert_eq!(parsed.ok(), Some(scaling).filter(|_| (1..=1024).contains(&instances)));
+        }
+
+        #[test]
+        fn every_rollback_survives(service in any::<Option<String>>(), to in any::<Option<u64>>(), full in any::<bool>()) {
+            let request = UpgradeRequest { service: service.clone(), kind: Kind::Rollback, to };
+            prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
+            let promotion = Promotion { service, full };
+            prop_assert_eq!(parse_promotion(&serde_json::to_vec(&promotion).unwrap()).unwrap(), promotion);
         }
 
         #[test]
         fn every_service_name_survives(service in any::<Option<String>>()) {
-            let request = UpgradeRequest { service: service.clone(), kind: Kind::Reload };
+            let request = UpgradeRequest { service: service.clone(), kind: Kind::Reload, to: None };
             prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
             let target = Target { service };
             prop_assert_eq!(parse_target(&serde_json::to_vec(&target).unwrap()).unwrap(), target);

@@ -28,6 +28,8 @@ pub(super) enum Endpoint {
     Kpi,
     Metrics,
     Abort,
+    Promote,
+    Scale,
     Stop,
     Pause,
     Resume,
@@ -43,7 +45,7 @@ impl Endpoint {
 }
 
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 15] = [
+pub const ROUTES: [Route; 17] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
@@ -54,6 +56,8 @@ pub const ROUTES: [Route; 15] = [
     Route { method: "GET", path: "/v1/kpi", needs: Permission::Look, endpoint: Endpoint::Kpi },
     Route { method: "GET", path: "/metrics", needs: Permission::Look, endpoint: Endpoint::Metrics },
     Route { method: "POST", path: "/v1/abort", needs: Permission::Operate, endpoint: Endpoint::Abort },
+    Route { method: "POST", path: "/v1/promote", needs: Permission::Operate, endpoint: Endpoint::Promote },
+    Route { method: "POST", path: "/v1/scale", needs: Permission::Operate, endpoint: Endpoint::Scale },
     Route { method: "POST", path: "/v1/stop", needs: Permission::Operate, endpoint: Endpoint::Stop },
     Route { method: "POST", path: "/v1/pause", needs: Permission::Operate, endpoint: Endpoint::Pause },
     Route { method: "POST", path: "/v1/resume", needs: Permission::Operate, endpoint: Endpoint::Resume },

@@ -30,8 +30,8 @@ use super::patient::Patient;
 use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
 use super::types::{
-    Done, HistoryPage, Kpi, PauseRequest, Replacement, Status, Target, UpgradeAccepted, UpgradeEvent, UpgradeRequest,
-    UpgradeStatus,
+    Done, HistoryPage, Kpi, PauseRequest, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted,
+    UpgradeEvent, UpgradeRequest, UpgradeStatus,
 };
 use crate::history::read::Wanted;
 use crate::sys::limits;
@@ -142,10 +142,28 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Done, Rejection>>,
     },
+    /// End the step of a canary that waits.
+    Promote {
+        /// Of which service, and how far.
+        promotion: Promotion,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
     /// Let them in again. Answered once they are.
     Resume {
         /// Where.
         target: Target,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Give a service another number of instances.
+    Scale {
+        /// Which, and how many.
+        scaling: Scaling,
         /// Who asks.
         uid: u32,
         /// The answer.

@@ -76,8 +76,18 @@ pub struct ServiceStatus {
     /// New connections are made to wait, for so many seconds more at most.
     #[serde(default)]
     pub paused: Option<f64>,
+    /// How many instances it is meant to have.
+    pub instances: u32,
+    /// What its config says about that, where an operator chose another number.
+    pub configured: Option<u32>,
+    /// How it is upgraded, as the config has it: `overlap`, `rolling`, `canary`, `blue-green` or `stop-start`.
+    pub strategy: String,
+    /// How new connections are divided, as the config has it: `shared` or `steered`.
+    pub traffic: String,
     /// Its generations, newest first.
     pub generations: Vec<GenerationStatus>,
+    /// The releases that served before and can be gone back to, the latest first.
+    pub kept: Vec<KeptStatus>,
     /// Its listeners, in the order of their descriptors.
     pub listeners: Vec<ListenerStatus>,
     /// How many descriptors it has stored for its successors.
@@ -126,12 +136,30 @@ pub struct GenerationStatus {
     pub state: GenerationState,
     /// The executable it runs.
     pub executable: String,
-    /// Share of new connections in percent, where traffic is steered.
+    /// Share of new connections in percent: where traffic is steered, and as a generation takes over instance by
+    /// instance.
     pub weight: Option<u32>,
+    /// How many instances it is meant to have.
+    pub desired: u32,
+    /// How many of them are of use for new connections.
+    pub ready: u32,
+    /// While it stands by: for how long, seconds.
+    pub standby: Option<f64>,
     /// Client connections it still has; absent where it cannot be known.
     pub connections: Option<u64>,
     /// Its processes.
     pub instances: Vec<InstanceStatus>,
+}
+
+/// A release that is kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptStatus {
+    /// The latest generation that it served as.
+    pub generation: u64,
+    /// The executable it runs.
+    pub executable: String,
+    /// While that generation stands by, so that it can be gone back to at once: for how long, seconds.
+    pub standby: Option<f64>,
 }
 
 /// The part that a generation plays.
@@ -179,12 +207,30 @@ pub struct InstanceStatus {
     pub memory: Option<u64>,
     /// Processor time of all its processes, seconds.
     pub cpu: Option<f64>,
+    /// What its health checks say.
+    pub health: InstanceHealth,
+    /// What the latest check that failed came to, until one passes.
+    pub health_failure: Option<String>,
     /// Its last STATUS=.
     pub status: Option<String>,
     /// Until its deadline (ready or drain), seconds.
     pub remaining: Option<f64>,
     /// Something an operator should know: no handler for the stop signal, a listener made non-blocking.
     pub notes: Vec<String>,
+}
+
+/// What the health checks of a process say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InstanceHealth {
+    /// There are none, or it is not in a state to be checked.
+    Unchecked,
+    /// It says that it is ready, and they have not passed yet.
+    Proving,
+    /// They pass.
+    Passing,
+    /// They fail.
+    Failing,
 }
 
 /// Where a process stands.
@@ -231,8 +277,11 @@ pub struct UpgradeRequest {
     /// Which service; may be left out where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// `reload` or `restart`.
+    /// `reload`, `restart` or `rollback`.
     pub kind: Kind,
+    /// With `rollback`: the generation to go back to; the one before without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<u64>,
 }
 
 /// The answer to `POST /v1/upgrades`.
@@ -269,8 +318,8 @@ pub struct UpgradeStatus {
     pub kind: Kind,
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     pub requested_by: Vec<u32>,
-    /// `queued`, `pinning`, `before-start`, `starting`, `spawned`, `ready`, `after-ready`, `soaking`, `switching-back`, `rolled`, `weighted`,
-    /// `serving`, `standby`, `draining`, `returning`, or `done`.
+    /// `queued`, `pinning`, `before-start`, `starting`, `spawned`, `ready`, `after-ready`, `soaking`, `switching-back`,
+    /// `rolled`, `weighted`, `awaiting-promotion`, `serving`, `standby`, `draining`, `returning`, or `done`.
     pub step: String,
     /// The candidate.
     pub generation: Option<u64>,
@@ -324,9 +373,9 @@ pub struct UpgradeEvent {
     /// The service.
     pub service: String,
     /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
-    /// `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `serving`, `standby`, `draining`, `returning`,
-    /// `unhealthy`, `healthy`, `scaled`, `stopping`, `aborting`, `exited`, `overdue`, `undead`, `verdict`, `warning` (a hook
-    /// that nobody waited for has failed), `drained`.
+    /// `check`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
+    /// `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
+    /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -345,8 +394,9 @@ pub struct SupervisorEvent {
     pub seq: u64,
     /// When.
     pub at: f64,
-    /// What kind: those of an upgrade's events but `status` and `output`; `retrying`, `gave-up`, `paused`, `resumed`
-    /// and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    /// What kind: those of an upgrade's events but `status`, `check` and `output`; `requested`, `scaled`, `retrying`,
+    /// `gave-up`, `paused`, `resumed` and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the
+    /// supervisor.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -394,7 +444,31 @@ pub struct PauseRequest {
     pub max: Option<f64>,
 }
 
-/// The answer to `POST /v1/abort`, `/v1/stop`, `/v1/pause` and `/v1/resume`.
+/// `POST /v1/promote`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Promotion {
+    /// Which service; may be left out where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// All of the traffic at once, instead of the next step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub full: bool,
+}
+
+/// `POST /v1/scale`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scaling {
+    /// Which service; may be left out where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// How many instances it is to have, 1 to 1024.
+    pub instances: u32,
+}
+
+/// The answer to `POST /v1/abort`, `/v1/promote`, `/v1/scale`, `/v1/pause`, `/v1/resume`,
+/// `/v1/stop` and `/v1/reexec`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// A sentence for a person.

@@ -365,6 +365,8 @@ pub enum Reason {
     LaunchTimeout(Duration),
     /// The program could not be executed.
     Exec(String),
+    /// The file of the release that is to run again has another content by now.
+    Overwritten(String),
     /// It ended before it was ready.
     ExitedBeforeReady(Exit),
     /// It was not ready in time.
@@ -436,9 +438,12 @@ pub fn spoken(span: Duration) -> String {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Config(text) | Self::Resources(text) | Self::Pin(text) | Self::Prepare(text) | Self::Exec(text) => {
-                f.write_str(text)
-            }
+            Self::Config(text)
+            | Self::Resources(text)
+            | Self::Pin(text)
+            | Self::Prepare(text)
+            | Self::Exec(text)
+            | Self::Overwritten(text) => f.write_str(text),
             Self::PinTimeout(span) => write!(f, "the release could not be resolved in {}", spoken(*span)),
             Self::LaunchTimeout(span) => write!(f, "the program was not executed in {}", spoken(*span)),
             Self::ExitedBeforeReady(exit) => write!(f, "ended before it was ready: {exit}"),

@@ -5,7 +5,7 @@
 //!
 //! - [`service`] has the state diagram of an upgrade, [`instance`] that of one process.
 //! - [`event`] is the vocabulary: what can happen, what can be wanted, and every reason that is ever given.
-//! - [`policy`] is what the config decides; [`id`] names things.
+//! - [`policy`] is what the config decides; [`id`] names things; [`health`] makes a verdict of health checks.
 //!
 //! What it promises, whatever order events come in:
 //! - at most one upgrade per service is in flight, and no request joins one that began before it;
@@ -14,6 +14,7 @@
 //! - all state derives serde: an intent is in it before the shell sees the action.
 
 pub mod event;
+pub mod health;
 pub mod id;
 pub mod instance;
 pub mod policy;

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::event::{Action, Exit, Kind, Reason, Step, Verdict};
-use super::id::{Generation as Number, ReleaseId, ServiceId, Slot, Time, UpgradeId};
+use super::id::{Generation as Number, InstanceId, ReleaseId, ServiceId, Slot, Time, UpgradeId};
 use super::policy::{FirstFailure, Policy};
 
 mod deadlines;
@@ -70,6 +70,9 @@ pub struct Service {
     /// The releases of generations that served, each once, the latest last.
     #[serde(default)]
     kept: Vec<Kept>,
+    /// The process because of which the latest upgrade was given up, if it was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blamed: Option<InstanceId>,
     /// The number of instances that an operator chose, while it differs from the config's.
     #[serde(default)]
     pub scaled: Option<Scaled>,
@@ -170,6 +173,7 @@ impl Service {
             queue: VecDeque::new(),
             pinned: None,
             kept: Vec::new(),
+            blamed: None,
             scaled: None,
             purpose: Purpose::Run,
             next,

@@ -9,6 +9,7 @@ use super::listeners::Listeners;
 use super::process::{Ground, Process};
 use super::release::{Exported, Pinned};
 use super::store::Store;
+use super::survival::PER_INSTANCE;
 use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
 use crate::config;
 use crate::control::types::{LastOutput, VerdictStatus};
@@ -111,14 +112,15 @@ impl Supervisor {
         result: Result<release::Pinned, Reason>,
     ) {
         self.pinning.remove(&service);
-        let pinned = match result {
+        let mut pinned = match result {
             Ok(pinned) => pinned,
             Err(reason) => return self.tell_core(Event::PinFailed { upgrade, reason }),
         };
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
         }
-        if let Some(reason) = self.survival.is_full(pinned.release.hooks.values().flatten().count()) {
+        let further = pinned.release.service.instances.saturating_sub(1) as usize * PER_INSTANCE;
+        if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let id = ReleaseId(self.next_release);
@@ -132,6 +134,7 @@ impl Supervisor {
         for listener in &pinned.release.listeners {
             self.watch(listener);
         }
+        pinned.release.share(self.releases.values().flat_map(|release| release.executables()));
         let Pinned { access, metrics, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
         self.pending.insert(upgrade, Pending { release: id, access, metrics, changes });
@@ -262,6 +265,7 @@ impl Supervisor {
     }
 
     fn signal(&mut self, instance: InstanceId, which: &str, signal: impl FnOnce(&config::Service) -> i32) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else { return };
         process.stop_probe(&mut self.poller);
         match process.signal(signal(&process.release.service)) {
@@ -276,6 +280,7 @@ impl Supervisor {
     }
 
     fn kill(&mut self, instance: InstanceId) {
+        self.end_checkup(instance);
         if let Some(process) = self.processes.get_mut(&instance) {
             process.stop_probe(&mut self.poller);
             process.kill();
@@ -283,6 +288,7 @@ impl Supervisor {
     }
 
     fn sweep(&mut self, instance: InstanceId, force: bool) {
+        self.end_checkup(instance);
         let Some(process) = self.processes.get_mut(&instance) else {
             return self.tell_core_of(instance, InstanceEvent::Emptied);
         };
@@ -335,7 +341,8 @@ impl Supervisor {
             }
             _ => None,
         };
-        let message = story::sentence(step, pid);
+        let several = generation.is_some_and(|number| self.has_several(service, number));
+        let message = story::sentence(step, pid, several);
         self.tell_step(service, upgrade, step, &message);
         let name = self.name_of(service);
         let number = generation.map(|generation| generation.0);
@@ -352,6 +359,12 @@ impl Supervisor {
             let from = self.serving(service);
             let news = News { event: story::name(step), message, generation };
             self.ledger.step(upgrade, now, step, from, news);
+        }
+        if let (Some(upgrade), Step::Returning { .. }) = (upgrade, step) {
+            // Until the verdict falls, the process that is to blame may be forgotten.
+            let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+            let (lines, elsewhere) = self.last_lines(service, blamed.map(|blamed| blamed.generation));
+            self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
@@ -400,28 +413,37 @@ impl Supervisor {
         let record = self.ledger.status(upgrade, now);
         let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
         let serving = self.serving(service);
-        let (output, output_elsewhere) = match (verdict, &reason) {
-            (Verdict::Upgraded, _) => (Vec::new(), None),
-            (_, Some(Reason::Hook { .. })) => {
+        let (output, output_elsewhere) = match (verdict, &reason, self.ledger.take_output(upgrade)) {
+            (Verdict::Upgraded, ..) => (Vec::new(), None),
+            (_, Some(Reason::Hook { .. }), _) => {
                 (self.services.get_mut(&service).map(|it| it.hooks.take_last_output()).unwrap_or_default(), None)
             }
-            _ => self.last_lines(service, candidate),
+            (_, _, Some(kept)) => kept,
+            (_, _, None) => self.last_lines(service, candidate),
         };
         let exit = story::exit_code(verdict, reason.as_ref());
-        let said = candidate.and_then(|candidate| self.last_status(service, candidate));
-        let why = reason.as_ref().map(|reason| story::reason(reason, said));
+        let latest = candidate.and_then(|candidate| self.latest(service, candidate));
+        let said = latest.and_then(|process| process.status.as_deref());
+        let check = latest.and_then(|process| process.checkup.as_ref()?.failure());
+        let why = reason.as_ref().map(|reason| story::reason(reason, said, check));
         let status = VerdictStatus {
             verdict,
             exit_code: exit.code(),
-            step: self.ledger.step_of(upgrade).to_owned(),
+            step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
-            hint: reason.as_ref().and_then(story::hint),
+            hint: match &reason {
+                Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
+                reason => reason.as_ref().and_then(story::hint),
+            },
             output,
             output_elsewhere,
             serving: serving.map(|serving| serving.0),
         };
         self.adopt_config(service, upgrade, verdict);
-        let kind = record.map(|record| record.kind);
+        let kind = record.as_ref().map(|record| record.kind);
+        let from = record.as_ref().and_then(|record| record.from).map(Generation);
+        let machine = self.core.services().get(&service);
+        let lineage = machine.and_then(|machine| machine.serving()).map(|generation| generation.lineage);
         if (verdict == Verdict::Upgraded || (kind == Some(Kind::Restart) && verdict != Verdict::Refused))
             && let Some(service) = self.services.get_mut(&service)
         {
@@ -429,7 +451,7 @@ impl Supervisor {
             service.owes_restart = false;
         }
         let message = match &why {
-            None => verdict.to_string(),
+            None => story::upgraded(kind.unwrap_or(Kind::Reload), self.name_of(service), (from, candidate), lineage),
             Some(why) => {
                 let now = match serving {
                     Some(serving) => format!("{}@{serving} is still serving", self.name_of(service)),
@@ -523,18 +545,27 @@ impl Supervisor {
 
     fn last_lines(&mut self, service: ServiceId, candidate: Option<Generation>) -> (Vec<String>, Option<String>) {
         let theirs = |id: &InstanceId| id.service == service && Some(id.generation) == candidate;
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
         // It is swept only after the verdict, so it is still there.
-        let Some(process) = self.processes.values_mut().find(|process| theirs(&process.id)) else {
+        let one = self.processes.keys().filter(|id| theirs(id)).max_by_key(|id| (Some(**id) == blamed, **id)).copied();
+        let Some(process) = one.and_then(|id| self.processes.get_mut(&id)) else {
             return (Vec::new(), None);
         };
         process.drain_output();
         (process.tail.lines(), process.output_elsewhere.clone())
     }
 
-    /// What a generation last said of itself.
-    fn last_status(&self, service: ServiceId, generation: Generation) -> Option<&str> {
+    /// Whether a generation is meant to have more than one process.
+    fn has_several(&self, service: ServiceId, number: Generation) -> bool {
+        let generation = self.core.services().get(&service).and_then(|service| service.generations.get(&number));
+        generation.is_some_and(|generation| generation.seats.len() > 1)
+    }
+
+    /// The process of a generation that an upgrade failed by, else the latest.
+    fn latest(&self, service: ServiceId, generation: Generation) -> Option<&Process> {
         let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
-        self.processes.values().filter(theirs).max_by_key(|process| process.id)?.status.as_deref()
+        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
+        self.processes.values().filter(theirs).max_by_key(|process| (Some(process.id) == blamed, process.id))
     }
 
     /// The generation that answers new connections.

@@ -8,7 +8,7 @@ use nix::libc::ESRCH;
 
 use super::ledger::News;
 use super::poller::Source;
-use super::process::{Ending, Ground, Launch};
+use super::process::{Ending, Launch};
 use super::{Elsewhere, Supervisor, listeners, restore, status};
 use crate::control::types::UpgradeStatus;
 use crate::core::event::{InstanceEvent, spoken};
@@ -59,6 +59,8 @@ impl Supervisor {
                 }
             }
             Source::ProbeExit(id) => self.on_probe_exit(id),
+            Source::CheckShim(id) => self.on_check_shim(id),
+            Source::CheckExit(id) => self.on_check_exit(id),
             Source::Cgroup(id) => self.check_emptied(id, None),
             Source::HookShim(service) => self.on_hook_shim(service),
             Source::HookExit(service) => self.on_hook_exit(service),
@@ -109,6 +111,7 @@ impl Supervisor {
             Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Held { service, on, result } => self.on_held(service, on, result),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
+            Elsewhere::Checked { instance, outcome } => self.on_checked(instance, outcome),
             Elsewhere::Binary(program) => self.on_binary(*program),
             Elsewhere::Noted { instance, note } => {
                 tracing::warn!(service = self.name_of(instance.service), generation = instance.generation.0, "{note}");
@@ -154,22 +157,15 @@ impl Supervisor {
 
     pub(super) fn run_probes(&mut self) {
         let now = self.now();
-        let due = |process: &&mut super::process::Process| {
+        let due = |process: &&super::process::Process| {
             process.probe.as_ref().is_some_and(|probe| probe.due.is_some_and(|due| due <= now))
         };
-        for process in self.processes.values_mut().filter(due) {
-            let service = self.services.get(&process.id.service).map_or("", |service| &service.name);
-            let mut ground = Ground {
-                notify_path: self.runtime_directory.notify_socket(process.id),
-                poller: &mut self.poller,
-                service,
-                cgroups: self.cgroups.as_ref(),
-                nofile: self.surroundings.nofile,
-                stdout: &self.stdout,
-                stderr: &self.stderr,
-                terminal: self.terminal,
-            };
-            process.probe(now, &mut ground);
+        let due: Vec<InstanceId> = self.processes.values().filter(due).map(|process| process.id).collect();
+        for id in due {
+            let (mut ground, processes) = self.ground(id);
+            if let Some(process) = processes.get_mut(&id) {
+                process.probe(now, &mut ground);
+            }
         }
     }
 
@@ -289,6 +285,8 @@ impl Supervisor {
                 self.on_ready(Source::LeaderExit(id));
             } else if let Some(id) = self.processes.values().find(|p| p.is_probe(pid)).map(|process| process.id) {
                 self.on_probe_exit(id);
+            } else if let Some(id) = self.processes.values().find(|p| p.is_check(pid)).map(|process| process.id) {
+                self.on_check_exit(id);
             } else if let Some(service) = self.services.iter().find(|(_, it)| it.hooks.is(pid)).map(|(id, _)| *id) {
                 self.on_hook_exit(service);
             } else if self.reexec.as_ref().is_some_and(|reexec| reexec.is(pid)) {
@@ -310,7 +308,8 @@ impl Supervisor {
         let tried = |pid: &Pid| self.reexec.as_ref().is_some_and(|reexec| reexec.is(*pid));
         let blank =
             |pid: &Pid| self.services.values().any(|service| service.is_loading(*pid) || service.hooks.is(*pid));
-        let ours = |pid: &Pid| self.processes.values().any(|p| p.has_child(*pid) || p.is_probe(*pid));
+        let ours =
+            |pid: &Pid| self.processes.values().any(|p| p.has_child(*pid) || p.is_probe(*pid) || p.is_check(*pid));
         let known = |pid: &Pid| tried(pid) || blank(pid) || ours(pid);
         proc::children_of_self().map_or(true, |children| children.iter().any(|pid| !known(pid)))
     }

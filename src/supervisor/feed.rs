@@ -12,7 +12,7 @@ use super::ledger::News;
 use super::{Supervisor, story};
 use crate::control::server::{EventsPage, FeedLine};
 use crate::control::types::{SupervisorEvent, VerdictStatus};
-use crate::core::{ServiceId, Step, UpgradeId};
+use crate::core::{Generation, ServiceId, Step, UpgradeId};
 
 /// As much is kept, bytes.
 const KEPT: usize = 128 * 1024;
@@ -101,6 +101,12 @@ impl Supervisor {
         let (event, message) = (news.event, news.message.as_str());
         let (upgrade, verdict) = (Some(id.0), Some(verdict));
         self.feed.tell(&Told { event, message, service: name, generation, upgrade, verdict });
+    }
+
+    /// Something else about a service.
+    pub(super) fn tell_of_service(&mut self, service: ServiceId, generation: Generation, event: &str, message: &str) {
+        let name = self.services.get(&service).map(|service| service.name.as_str());
+        self.feed.tell(&Told { event, message, service: name, generation: Some(generation.0), ..Told::default() });
     }
 
     /// Something else about an upgrade.

@@ -122,6 +122,8 @@ impl Hold {
             Command::Request { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Abort { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Pause { reply, .. } | Command::Resume { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Promote { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Scale { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Upgrades { reply } => drop(reply.send(Vec::new())),
             Command::Upgrade { reply, .. } => drop(reply.send(None)),
             Command::Events { reply, .. } => drop(reply.send(None)),

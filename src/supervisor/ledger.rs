@@ -38,8 +38,19 @@ pub(super) struct Record {
     concluded: Option<Time>,
     events: VecDeque<Event>,
     changed: watch::Sender<u64>,
+    /// What is known of a candidate that was given up, while what it replaced is on its way back.
+    given_up: Option<GivenUp>,
     /// It all, as a successor reads it, once nothing more will be added.
     written: OnceCell<Box<RawValue>>,
+}
+
+/// A candidate that was given up before the verdict can fall.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct GivenUp {
+    /// The step at which it was.
+    step: String,
+    /// The last lines of its output, and where to look for more.
+    output: Option<(Vec<String>, Option<String>)>,
 }
 
 /// One upgrade, as a successor reads it.
@@ -49,6 +60,8 @@ struct RecordEntry<'a> {
     began: Time,
     concluded: Option<Time>,
     events: Cow<'a, VecDeque<Event>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given_up: Option<Cow<'a, GivenUp>>,
 }
 
 /// One event of an upgrade, as small as it can be kept.
@@ -80,7 +93,8 @@ impl Ledger {
             let changed = watch::Sender::new(events.back().map_or(0, |last| last.seq));
             let status = entry.status.into_owned();
             let (began, concluded, written) = (entry.began, entry.concluded, OnceCell::new());
-            Ok((id, Record { status, began, concluded, events, changed, written }))
+            let given_up = entry.given_up.map(Cow::into_owned);
+            Ok((id, Record { status, began, concluded, events, changed, given_up, written }))
         };
         records.into_iter().map(record).collect::<serde_json::Result<_>>().map(Self)
     }
@@ -126,6 +140,7 @@ impl Ledger {
             concluded: None,
             events: VecDeque::new(),
             changed: watch::Sender::new(0),
+            given_up: None,
             written: OnceCell::new(),
         };
         self.0.insert(id, record);
@@ -155,8 +170,12 @@ impl Ledger {
                 record.began = now;
                 record.status.from = from.map(|from| from.0);
             }
-            Step::Starting { generation } | Step::HookBegun { generation, .. } => {
+            Step::Starting { generation } | Step::SwitchingBack { generation } | Step::HookBegun { generation, .. } => {
                 record.status.generation = Some(generation.0);
+            }
+            Step::Returning { .. } => {
+                let step = record.status.step.clone();
+                record.given_up.get_or_insert(GivenUp { step, output: None });
             }
             Step::Drained { .. } => record.status.drained = true,
             _ => {}
@@ -181,9 +200,21 @@ impl Ledger {
         record.events.shrink_to_fit();
     }
 
-    /// The step at which an upgrade is.
-    pub(super) fn step_of(&self, id: UpgradeId) -> &str {
-        self.0.get(&id).map_or("", |record| &record.status.step)
+    /// The step that an upgrade has come to; of one that was given up, at which it was.
+    pub(super) fn stage_of(&self, id: UpgradeId) -> &str {
+        self.0.get(&id).map_or("", |record| record.given_up.as_ref().map_or(&record.status.step, |it| &it.step))
+    }
+
+    /// Keeps the last output of a candidate that was given up until its verdict falls.
+    pub(super) fn keep_output(&mut self, id: UpgradeId, lines: Vec<String>, elsewhere: Option<String>) {
+        if let Some(given_up) = self.0.get_mut(&id).and_then(|record| record.given_up.as_mut()) {
+            given_up.output = Some((lines, elsewhere));
+        }
+    }
+
+    /// That output, if there was a reason to keep it.
+    pub(super) fn take_output(&mut self, id: UpgradeId) -> Option<(Vec<String>, Option<String>)> {
+        self.0.get_mut(&id)?.given_up.as_mut()?.output.take()
     }
 
     /// An upgrade's record.
@@ -265,7 +296,8 @@ impl Record {
     fn written(&self) -> Option<Cow<'_, RawValue>> {
         let write = || {
             let (status, events) = (Cow::Borrowed(&self.status), Cow::Borrowed(&self.events));
-            let entry = RecordEntry { status, began: self.began, concluded: self.concluded, events };
+            let given_up = self.given_up.as_ref().map(Cow::Borrowed);
+            let entry = RecordEntry { status, began: self.began, concluded: self.concluded, events, given_up };
             serde_json::value::to_raw_value(&entry).ok()
         };
         if !self.is_finished() {
@@ -370,6 +402,7 @@ fn is_stage(event: &str) -> bool {
             | "switching-back"
             | "rolled"
             | "weighted"
+            | "awaiting-promotion"
             | "serving"
             | "standby"
             | "draining"

@@ -19,6 +19,7 @@ mod errand;
 mod events;
 mod exporter;
 mod feed;
+mod health;
 mod history;
 mod hold;
 mod hooks;
@@ -80,7 +81,7 @@ use metrics::Counters;
 use paths::RuntimeDirectory;
 use pause::{Pausing, Unheld};
 use poller::{Poller, Source};
-use process::Process;
+use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
 use release::{Exported, Pinned, Release, Surroundings};
@@ -391,6 +392,8 @@ enum Elsewhere {
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
     Noted { instance: InstanceId, note: String },
+    /// A health check has come to something.
+    Checked { instance: InstanceId, outcome: health::Outcome },
     /// How many connections draining generations still have.
     Counted(Box<crate::control::types::Status>),
 }
@@ -638,12 +641,14 @@ impl Supervisor {
     async fn serve(&mut self, intake: &mut Intake) -> Result<End, StartError> {
         loop {
             self.act();
+            self.begin_checkups();
             // What a successor is handed it takes for stored.
             if let Some(outcome) = self.outcome.filter(|end| self.may_end(*end)) {
                 return Ok(outcome);
             }
             let wake = self.wake(intake).await;
-            if !matches!(wake, Wake::Deadline) {
+            // Checks go on while nothing happens.
+            if !matches!(wake, Wake::Deadline | Wake::Elsewhere(Elsewhere::Checked { .. })) {
                 self.tidy_at = Some(self.now().after(TIDY_AFTER));
             }
             match wake {
@@ -738,8 +743,10 @@ impl Supervisor {
         let busy = self.is_busy();
         let probes = self.processes.values().filter_map(|process| process.probe.as_ref().and_then(|probe| probe.due));
         let probes = probes.min();
+        let checks = self.processes.values().filter_map(Process::check_deadline).min();
         let ignored = self.processes.values().filter_map(|process| process.ignored.due()).min();
-        let others = self.systemd.deadline(now, busy).into_iter().chain(probes).chain(ignored).chain(self.tidy_at);
+        let others =
+            self.systemd.deadline(now, busy).into_iter().chain(probes).chain(checks).chain(ignored).chain(self.tidy_at);
         let hooks = self.services.values().filter_map(|service| service.hooks.deadline()).min();
         let others = others.chain(self.restore_at).chain(self.adoption_deadline()).chain(hooks);
         self.core.poll_timeout().into_iter().chain(others).min()
@@ -764,6 +771,7 @@ impl Supervisor {
             self.count_connections();
         }
         self.run_probes();
+        self.run_checks();
         self.on_hook_time();
         self.tell_ignored();
         self.restore_directory();
@@ -837,6 +845,21 @@ impl Supervisor {
 
     fn now(&self) -> Time {
         Time(clock::monotonic())
+    }
+
+    /// What starting something for an instance takes, and the processes themselves.
+    fn ground(&mut self, id: InstanceId) -> (Ground<'_>, &mut HashMap<InstanceId, Process>) {
+        let ground = Ground {
+            notify_path: self.runtime_directory.notify_socket(id),
+            poller: &mut self.poller,
+            service: self.services.get(&id.service).map_or("", |service| &service.name),
+            cgroups: self.cgroups.as_ref(),
+            nofile: self.surroundings.nofile,
+            stdout: &self.stdout,
+            stderr: &self.stderr,
+            terminal: self.terminal,
+        };
+        (ground, &mut self.processes)
     }
 
     fn name_of(&self, service: ServiceId) -> &str {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::listeners::Socket;
-use super::requests::{refused, rejection};
+use super::requests::rejection;
 use super::{Elsewhere, Supervisor};
 use crate::control::server::{Rejection, RejectionKind};
 use crate::control::types::{Done, PauseRequest, Target};
@@ -75,7 +75,7 @@ impl Supervisor {
         self.check_holdable(service)?;
         let now = self.now();
         self.survival.stale = true;
-        self.core.pause(now, service, max).map_err(refused)?;
+        self.core.pause(now, service, max).map_err(|refusal| self.refused(service, refusal))?;
         tracing::info!(service = self.name_of(service), "pause for {} requested by user {uid}", spoken(max));
         Ok(service)
     }
@@ -84,7 +84,7 @@ impl Supervisor {
         let service = self.target(target.service.as_deref())?;
         let now = self.now();
         self.survival.stale = true;
-        self.core.resume(now, service).map_err(refused)?;
+        self.core.resume(now, service).map_err(|refusal| self.refused(service, refusal))?;
         tracing::info!(service = self.name_of(service), "resume requested by user {uid}");
         Ok(service)
     }

@@ -34,6 +34,10 @@ pub(super) enum Source {
     ProbeShim(InstanceId),
     /// That command's pidfd.
     ProbeExit(InstanceId),
+    /// The shim of the command that checks an instance's health.
+    CheckShim(InstanceId),
+    /// That command's pidfd.
+    CheckExit(InstanceId),
     /// An instance's cgroup.events.
     Cgroup(InstanceId),
     /// The shim of a service's hook.

@@ -3,11 +3,14 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::errand::Errand;
+use super::health::Checkup;
 use super::ignored::Ignored;
 use super::listeners::Socket;
 use super::output::{Flow, Stream, Tail};
@@ -15,7 +18,7 @@ use super::poller::{Poller, Source, Token};
 use super::release::Release;
 use super::sink::Sink;
 use super::tokens;
-use crate::config::ReadyBy;
+use crate::config::{Health, ReadyBy};
 use crate::core::{InstanceId, Slot, Time};
 use crate::sys::Pid;
 use crate::sys::cgroup::{Cgroup, Delegated};
@@ -24,6 +27,7 @@ use crate::sys::notify::NotifySocket;
 use crate::sys::pidfd::{self, PidFd};
 use crate::sys::proc;
 use crate::sys::shim::{Blank, Plan, Program, Shim};
+use crate::sys::socket::{self, Bound, Endpoint, Options};
 
 mod adopted;
 mod readiness;
@@ -31,6 +35,9 @@ mod streams;
 
 use readiness::Probe;
 use streams::Output;
+
+/// How many checks may wait to be accepted. One is made at a time; of those that are given up something may be left.
+const PRIVATE_BACKLOG: u32 = 16;
 
 /// What starting an instance takes beside its release.
 pub(super) struct Ground<'a> {
@@ -81,6 +88,10 @@ pub(super) struct Process {
     pub(super) output_elsewhere: Option<String>,
     ready_fd: Option<Watched<File>>,
     pub(super) probe: Option<Probe>,
+    /// The listener that it has for itself, for its health checks.
+    pub(super) private: Option<Arc<Bound>>,
+    /// Its health checks, from the moment that it says that it is ready until it is told to stop.
+    pub(super) checkup: Option<Checkup>,
     /// Its last STATUS=.
     pub(super) status: Option<String>,
     /// Things an operator should know.
@@ -188,7 +199,7 @@ impl Process {
         };
         let streams = (output.stdout_theirs.as_fd(), output.stderr_theirs.as_fd());
         let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground.nofile);
-        plan.env.extend(environment_of_instance(id, name, ground));
+        plan.env.extend(environment_of_instance(id, slot, name, ground));
         if release.service.fd_store_max > 0 {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
         }
@@ -196,7 +207,10 @@ impl Process {
         let sockets: Vec<(&str, Arc<Socket>)> =
             listeners.map(|listener| (listener.name.as_str(), listener.socket.of(slot))).collect();
         let listeners = sockets.iter().map(|(name, socket)| (*name, socket.bound.fd.as_fd()));
-        let passed: Vec<Named<'_>> = listeners.chain(stored).collect();
+        let private_name = release.service.health.as_ref().and_then(Health::private);
+        let private = private_name.map(|_| private_listener()).transpose()?;
+        let own = private_name.zip(private.as_ref().map(|bound| bound.fd.as_fd()));
+        let passed: Vec<Named<'_>> = listeners.chain(own).chain(stored).collect();
         plan.env.extend(names(&passed));
         plan.listen_pid = release.service.listen_pid;
         if let Some(timeout) = release.service.watchdog.timeout {
@@ -244,6 +258,8 @@ impl Process {
             output_elsewhere: output.elsewhere,
             ready_fd: ready_fd.map(|fd| Watched::new(fd, Source::ReadyFd(id), poller)).transpose()?,
             probe,
+            private: private.map(Arc::new),
+            checkup: None,
             status: None,
             notes: Vec::new(),
             ignored: Ignored::default(),
@@ -434,6 +450,9 @@ impl Process {
         }
         self.stop_probe(poller);
         self.stop_ready_fd(poller);
+        if let Some(checkup) = &mut self.checkup {
+            checkup.end(poller);
+        }
         if let Some(events) = self.cgroup_events.take() {
             events.end(poller);
         }
@@ -515,6 +534,37 @@ impl Process {
         bound
     }
 
+    // ---- commands about it ----------------------------------------------------------------------------------------
+
+    /// Runs a command that is about it: in its surroundings, with MAINPID in its environment.
+    pub(super) fn errand(
+        &self,
+        program: &Program,
+        command: &[OsString],
+        (shim, exit): (Source, Source),
+        ground: &mut Ground<'_>,
+    ) -> io::Result<Errand> {
+        let null = File::options().write(true).open("/dev/null")?;
+        let mut plan = plan(&self.release, program, command.to_vec(), (null.as_fd(), null.as_fd()), ground.nofile);
+        let name = format!("{}@{}.{}", ground.service, self.id.generation, self.id.number);
+        plan.env.extend(environment_of_instance(self.id, self.slot, &name, ground));
+        plan.env.push(("MAINPID".into(), self.pid.to_string().into()));
+        plan.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
+        Errand::begin(&plan, shim, exit, ground.poller)
+    }
+
+    /// Whether this is the process of a health check.
+    pub(super) fn is_check(&self, pid: Pid) -> bool {
+        self.checkup.as_ref().is_some_and(|checkup| checkup.is(pid))
+    }
+
+    /// The health check that runs is ended, to be made again at once.
+    pub(super) fn interrupt_check(&mut self, poller: &mut Poller) {
+        if let Some(checkup) = &mut self.checkup {
+            checkup.interrupt(poller);
+        }
+    }
+
     // ---- its output -----------------------------------------------------------------------------------------------
 
     /// Reads a batch of what it prints.
@@ -583,13 +633,21 @@ pub(super) fn plan<'a>(
     }
 }
 
-fn environment_of_instance(id: InstanceId, name: &str, ground: &Ground<'_>) -> Vec<(OsString, OsString)> {
+fn environment_of_instance(id: InstanceId, slot: Slot, name: &str, ground: &Ground<'_>) -> Vec<(OsString, OsString)> {
     vec![
         ("NOTIFY_SOCKET".into(), ground.notify_path.clone().into()),
         ("ZDSUP_SERVICE".into(), ground.service.into()),
         ("ZDSUP_GENERATION".into(), id.generation.to_string().into()),
         ("ZDSUP_INSTANCE".into(), name.into()),
+        ("ZDSUP_SLOT".into(), slot.to_string().into()),
     ]
+}
+
+/// A listener for health checks alone.
+fn private_listener() -> io::Result<Bound> {
+    let anywhere = Endpoint::Tcp((Ipv4Addr::LOCALHOST, 0).into());
+    let options = Options { backlog: PRIVATE_BACKLOG, ..Options::default() };
+    socket::bind(&anywhere, &options).map_err(|error| io::Error::other(format!("private listener: {error}")))
 }
 
 /// LISTEN_FDS and LISTEN_FDNAMES (sd_listen_fds(3)); LISTEN_PID is for the process itself to know.

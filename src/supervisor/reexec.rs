@@ -218,6 +218,7 @@ impl Supervisor {
     pub(super) fn replace_ourselves(&mut self) {
         for process in self.processes.values_mut() {
             process.interrupt_probe(&mut self.poller);
+            process.interrupt_check(&mut self.poller);
         }
         let binary = self.reexec.as_ref().map(|reexec| reexec.binary.clone()).unwrap_or_default();
         let error = self.execute(&binary);

@@ -16,6 +16,7 @@ use serde_json::value::RawValue;
 use super::listeners::{self, Change, Inherited, Listeners};
 use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
+use crate::config::health::Check;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
 use crate::core::event::Hook;
@@ -27,8 +28,9 @@ use crate::sys::shim::{Identity, Program, Stands};
 /// Descriptors that must stay free for the supervisor itself when an upgrade begins: for its control clients, its
 /// blocking work, and the processes that are on their way out.
 const RESERVE: u64 = 128;
-/// Descriptors that one more process costs the supervisor, at most: pidfds, notify socket, pipes, shim, cgroup.
-const PER_INSTANCE: u64 = 12;
+/// Descriptors that one more process costs the supervisor, at most: pidfds, notify socket, pipes, shim, cgroup, its
+/// private listener and a health check.
+const PER_INSTANCE: u64 = 14;
 
 /// The first number that no descriptor that a service stores may have: those from there on are the supervisor's own
 /// reserve.
@@ -41,7 +43,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 21] = [
+const STALE: [&str; 22] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -53,6 +55,7 @@ const STALE: [&str; 21] = [
     "ZDSUP_SERVICE",
     "ZDSUP_GENERATION",
     "ZDSUP_INSTANCE",
+    "ZDSUP_SLOT",
     "ZDSUP_HOOK",
     "ZDSUP_RELEASE",
     "ZDSUP_FROM",
@@ -82,6 +85,8 @@ pub(super) struct Release {
     pub(super) identity: Option<Identity>,
     /// The readiness command, where there is one.
     pub(super) probe: Option<Arc<Held>>,
+    /// The command of its health checks, where that is what checks it.
+    pub(super) check: Option<Arc<Held>>,
     /// The programs of its hooks, one a command.
     pub(super) hooks: BTreeMap<Hook, Vec<Arc<Held>>>,
     /// Where its output goes, with `log = { file = ... }`.
@@ -206,6 +211,10 @@ impl Surroundings {
             ReadyBy::Exec { command, .. } => Some(resolve(&command[0], &directory, &path)?),
             ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Alive(_) => None,
         };
+        let check = match service.health.as_ref().map(|health| &health.check) {
+            Some(Check::Exec(command)) => Some(resolve(&command[0], &directory, &path)?),
+            Some(Check::Http(_) | Check::Tcp(_)) | None => None,
+        };
         let hooks = resolve_hooks(&service.hooks, &directory, &path)?;
         let argv = service.command.clone();
         let log_file = match &service.log {
@@ -222,6 +231,7 @@ impl Surroundings {
             directory,
             identity,
             probe,
+            check,
             hooks,
             log_file,
             listeners,
@@ -236,7 +246,8 @@ impl Surroundings {
             return Ok(());
         };
         let hooks: usize = service.hooks.commands.values().map(Vec::len).sum();
-        let needed = PER_INSTANCE + (service.listen.len() + hooks) as u64 + reserve(limit);
+        let needed =
+            PER_INSTANCE * u64::from(service.instances) + (service.listen.len() + hooks) as u64 + reserve(limit);
         if open as u64 + needed <= limit {
             return Ok(());
         }
@@ -292,9 +303,21 @@ impl Surroundings {
 
 impl Release {
     /// The files that it runs.
-    pub(super) fn executables(&self) -> impl Iterator<Item = &Held> {
-        let own = [Some(&self.program), self.probe.as_ref()].into_iter().flatten();
-        own.chain(self.hooks.values().flatten()).map(|held| &**held)
+    pub(super) fn executables(&self) -> impl Iterator<Item = &Arc<Held>> {
+        let own = [Some(&self.program), self.probe.as_ref(), self.check.as_ref()].into_iter().flatten();
+        own.chain(self.hooks.values().flatten())
+    }
+
+    /// Holds a file that another release holds already together with that: so that what is kept to be gone back to costs
+    /// a descriptor for each program, not for each upgrade.
+    pub(super) fn share<'a>(&mut self, others: impl Iterator<Item = &'a Arc<Held>>) {
+        let others: Vec<&Arc<Held>> = others.collect();
+        let own = [Some(&mut self.program), self.probe.as_mut(), self.check.as_mut()].into_iter().flatten();
+        for held in own.chain(self.hooks.values_mut().flatten()) {
+            if let Some(same) = others.iter().find(|other| other.program.is_same(&held.program)) {
+                *held = Arc::clone(same);
+            }
+        }
     }
 
     /// All of it, as a successor reads it. It never changes, so it is written once.
@@ -331,7 +354,7 @@ impl Release {
         match self.program.program.check() {
             Ok(Stands::SameFile | Stands::PathMoved) => Ok(()),
             Err(error) => Err(Reason::Exec(format!("{}: {error}", self.program.program.path.display()))),
-            Ok(Stands::OverwrittenInPlace) => Err(Reason::Exec(format!(
+            Ok(Stands::OverwrittenInPlace) => Err(Reason::Overwritten(format!(
                 "{} was overwritten in place since it was pinned, so the release cannot be run again: `zdsup reload` \
                  takes the new one",
                 self.program.program.path.display()
@@ -349,6 +372,7 @@ impl Release {
             directory: self.directory.clone(),
             identity: self.identity.clone(),
             probe: self.probe.clone(),
+            check: self.check.clone(),
             hooks: self.hooks.clone(),
             log_file: self.log_file.clone(),
             listeners,
@@ -373,7 +397,7 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         backoff: Backoff { min: service.restart.backoff_min, max: service.restart.backoff_max },
         give_up_after: service.restart.give_up_after,
         strategy: strategy(&service.upgrade.strategy),
-        health: false,
+        health: service.health.is_some(),
         hooks: Hooks { present: service.hooks.commands.keys().copied().collect(), timeout: service.hooks.timeout },
         keep_releases: service.upgrade.keep_releases,
     }

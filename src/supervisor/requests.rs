@@ -7,9 +7,11 @@ use super::metrics::Facts;
 use super::status::{self, Snapshot};
 use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
-use crate::control::types::{AdmissionKind, Done, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest};
+use crate::control::types::{
+    AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
+};
 use crate::core::event::spoken;
-use crate::core::{self, Admission, Kind, Refusal, ServiceId};
+use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId};
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -55,6 +57,12 @@ impl Supervisor {
             }
             Command::Pause { request, uid, reply } => self.on_pause(&request, uid, reply),
             Command::Resume { target, uid, reply } => self.on_resume(&target, uid, reply),
+            Command::Promote { promotion, uid, reply } => {
+                let _ = reply.send(self.on_promote(&promotion, uid));
+            }
+            Command::Scale { scaling, uid, reply } => {
+                let _ = reply.send(self.on_scale(&scaling, uid));
+            }
             Command::Reexec { replacement, uid, reply } => {
                 tracing::info!("reexec requested by user {uid}");
                 self.reexec(replacement.binary, Some(reply));
@@ -70,6 +78,21 @@ impl Supervisor {
         let now = self.now();
         self.survival.stale = true;
         let admission = self.core.request(now, service, kind)?;
+        self.admitted(service, kind, admission, uid);
+        Ok(admission)
+    }
+
+    /// The same for a release that served before.
+    fn rollback(&mut self, service: ServiceId, to: Option<u64>, uid: u32) -> Result<Admission, Refusal> {
+        let now = self.now();
+        self.survival.stale = true;
+        let admission = self.core.rollback(now, service, to.map(Generation))?;
+        self.admitted(service, Kind::Rollback, admission, Some(uid));
+        Ok(admission)
+    }
+
+    fn admitted(&mut self, service: ServiceId, kind: Kind, admission: Admission, uid: Option<u32>) {
+        let now = self.now();
         let id = admission.upgrade();
         let from = self.serving(service);
         let name = self.name_of(service).to_owned();
@@ -91,15 +114,16 @@ impl Supervisor {
             let by = uid.map_or_else(|| "zdsup itself or a signal".to_owned(), |uid| format!("user {uid}"));
             tracing::info!(service = name, upgrade = id.0, "{kind} requested by {by}");
         }
-        Ok(admission)
     }
 
     fn on_upgrade_request(&mut self, request: &UpgradeRequest, uid: u32) -> Result<UpgradeAccepted, Rejection> {
-        if request.kind == Kind::Start {
-            return Err(rejection(RejectionKind::Invalid, "kind must be reload or restart"));
-        }
         let service = self.target(request.service.as_deref())?;
-        let admission = self.request(service, request.kind, Some(uid)).map_err(refused)?;
+        let admission = match request.kind {
+            Kind::Start => return Err(rejection(RejectionKind::Invalid, "kind must be reload, restart or rollback")),
+            Kind::Reload | Kind::Restart => self.request(service, request.kind, Some(uid)),
+            Kind::Rollback => self.rollback(service, request.to, uid),
+        };
+        let admission = admission.map_err(|refusal| self.refused(service, refusal))?;
         self.act();
         Ok(UpgradeAccepted {
             id: admission.upgrade().0,
@@ -116,7 +140,7 @@ impl Supervisor {
         let now = self.now();
         let service = self.target(target.service.as_deref())?;
         self.survival.stale = true;
-        let upgrade = self.core.abort(now, service).map_err(refused)?;
+        let upgrade = self.core.abort(now, service).map_err(|refusal| self.refused(service, refusal))?;
         let name = self.name_of(service);
         tracing::warn!(service = name, upgrade = upgrade.0, "aborted by user {uid}");
         let message = match self.serving(service) {
@@ -124,6 +148,56 @@ impl Supervisor {
             None => format!("upgrade #{upgrade} of {name} is aborted; nothing is serving"),
         };
         Ok(Done { message })
+    }
+
+    fn on_promote(&mut self, promotion: &Promotion, uid: u32) -> Result<Done, Rejection> {
+        let now = self.now();
+        let service = self.target(promotion.service.as_deref())?;
+        self.survival.stale = true;
+        let upgrade = self.core.promote(now, service, promotion.full);
+        let upgrade = upgrade.map_err(|refusal| self.refused(service, refusal))?;
+        let candidate = self.core.services().get(&service).and_then(|service| {
+            let number = service.candidate()?.number;
+            Some((number, service.weights().into_iter().find(|(one, _)| *one == number)?.1))
+        });
+        let (generation, what) = match candidate {
+            Some((number, 100)) => (Some(number), "all new connections go to it".to_owned()),
+            Some((number, weight)) => (Some(number), format!("{weight} % of new connections go to it")),
+            None => (None, "it goes on".to_owned()),
+        };
+        let name = self.name_of(service).to_owned();
+        let number = generation.map(|generation| generation.0);
+        let message = format!("promoted by user {uid}: {what}");
+        tracing::info!(service = name, generation = number, upgrade = upgrade.0, "{message}");
+        self.tell_of_upgrade(service, upgrade, "promoted", &message);
+        self.ledger.tell(upgrade, now, News { event: "promoted", message, generation });
+        let subject = number.map_or_else(|| name.clone(), |number| format!("{name}@{number}"));
+        Ok(Done { message: format!("{subject} is promoted: {what}") })
+    }
+
+    fn on_scale(&mut self, scaling: &Scaling, uid: u32) -> Result<Done, Rejection> {
+        let now = self.now();
+        let service = self.target(scaling.service.as_deref())?;
+        let before = self.core.services().get(&service).map_or(0, crate::core::service::Service::desired);
+        self.survival.stale = true;
+        let generation = self.core.scale(now, service, scaling.instances);
+        let generation = generation.map_err(|refusal| self.refused(service, refusal))?;
+        let name = self.name_of(service).to_owned();
+        let message = format!("scale to {} requested by user {uid}", scaling.instances);
+        tracing::info!(service = name, generation = generation.0, "{message}");
+        self.tell_of_service(service, generation, "requested", &message);
+        let (instances, plural) = (scaling.instances, if scaling.instances == 1 { "" } else { "s" });
+        let change = match (instances.checked_sub(before), before.saturating_sub(instances)) {
+            (Some(0), _) => "as before".to_owned(),
+            (Some(more), _) => format!("{more} more {} started", if more == 1 { "is" } else { "are" }),
+            (None, fewer) => format!("{fewer} {} ended", if fewer == 1 { "is" } else { "are" }),
+        };
+        let machine = self.core.services().get(&service);
+        let until = match machine.and_then(|machine| machine.scaled) {
+            Some(scaled) => format!("; it stays so until the config says another number than {}", scaled.configured),
+            None => "; that is what its config says".to_owned(),
+        };
+        Ok(Done { message: format!("{name}@{generation} has {instances} instance{plural}: {change}{until}") })
     }
 
     fn on_stop(&mut self, target: &Target, uid: u32) -> Result<Done, Rejection> {
@@ -143,12 +217,54 @@ impl Supervisor {
         let service = self.target(Some(name))?;
         tracing::info!(service = name, "stop requested by user {uid}");
         self.survival.stale = true;
-        self.core.stop_service(now, service).map_err(refused)?;
+        self.core.stop_service(now, service).map_err(|refusal| self.refused(service, refusal))?;
         Ok(Done {
             message: format!(
                 "{name} is stopping; its listeners stay bound, so callers wait until `zdsup reload {name}` starts it again"
             ),
         })
+    }
+
+    /// What is said to whoever asked for something that is not to be had: with what is, where something is.
+    pub(super) fn refused(&self, service: ServiceId, refusal: Refusal) -> Rejection {
+        let name = self.name_of(service);
+        let hint = match refusal {
+            Refusal::NotKept(_) | Refusal::Serves(_) => Some(self.kept_sentence(service)),
+            Refusal::NothingToPromote => Some("`zdsup status` shows where the upgrade stands, if there is one".into()),
+            Refusal::Upgrading => Some(format!("wait for its verdict, or give it up: `zdsup abort {name}`")),
+            Refusal::NotRunning => Some(format!("`zdsup reload {name}` starts it")),
+            Refusal::UnknownService
+            | Refusal::Stopping
+            | Refusal::NothingInFlight
+            | Refusal::TooLate
+            | Refusal::FirstStart
+            | Refusal::NotPaused
+            | Refusal::Returning => None,
+        };
+        Rejection { hint, ..rejection(RejectionKind::Refused, refusal.to_string()) }
+    }
+
+    /// What may be gone back to.
+    pub(super) fn kept_sentence(&self, service: ServiceId) -> String {
+        let name = self.name_of(service);
+        let machine = self.core.services().get(&service);
+        let kept: Vec<String> = machine
+            .into_iter()
+            .flat_map(|machine| machine.kept())
+            .map(|kept| format!("{name}@{} ({})", kept.generation, self.executable_of(kept.release)))
+            .collect();
+        let keeps = machine.and_then(|machine| machine.pinned.as_ref()).map(|(_, policy)| policy.keep_releases);
+        match (kept.is_empty(), keeps) {
+            (false, _) => format!("kept are {}", kept.join(", ")),
+            (true, Some(0)) => "its config keeps none: upgrade.keep-releases = 0".to_owned(),
+            (true, _) => "none is kept so far".to_owned(),
+        }
+    }
+
+    /// The path of the program that a release runs.
+    fn executable_of(&self, release: ReleaseId) -> String {
+        let release = self.releases.get(&release);
+        release.map(|release| release.program.program.path.display().to_string()).unwrap_or_default()
     }
 
     pub(super) fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
@@ -182,15 +298,15 @@ impl Supervisor {
         let machines: Vec<_> = self.core.services().values().collect();
         for machine in &machines {
             let Some(shell) = self.services.get(&machine.id) else { continue };
-            let executable = |generation: &crate::core::service::Generation| {
-                let release = self.releases.get(&generation.release);
-                release.map(|release| release.program.program.path.display().to_string()).unwrap_or_default()
-            };
+            let executable = |release: ReleaseId| self.executable_of(release);
             let serving = machine.serving().and_then(|generation| self.releases.get(&generation.release));
-            let max = serving.map_or(0, |release| release.service.fd_store_max);
-            let store = (u32::try_from(shell.store.passed().count()).unwrap_or(u32::MAX), max);
-            let (name, listeners) = (&shell.name, &shell.listeners);
-            let mut status = status::service(machine, name, listeners, store, &self.processes, executable, now);
+            let known = status::Shell {
+                name: &shell.name,
+                listeners: &shell.listeners,
+                config: serving.map(|release| &release.service),
+                fd_store: u32::try_from(shell.store.passed().count()).unwrap_or(u32::MAX),
+            };
+            let mut status = status::service(machine, &known, &self.processes, executable, now);
             let last_output = shell.last_output.as_ref().filter(|(id, _)| {
                 status.detail.is_some() && machine.serving().is_some_and(|serving| serving.number == id.generation)
             });
@@ -221,8 +337,4 @@ impl Supervisor {
 
 pub(super) fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
     Rejection { kind, error: error.into(), hint: None }
-}
-
-pub(super) fn refused(refusal: Refusal) -> Rejection {
-    rejection(RejectionKind::Refused, refusal.to_string())
 }

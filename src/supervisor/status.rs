@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use super::listeners::{Listeners, Origin, Socket};
 use super::process::Process;
+use crate::config::{self, Strategy, Traffic};
 use crate::control::types::{
-    GenerationState, GenerationStatus, InstanceState, InstanceStatus, ListenerStatus, ServiceState, ServiceStatus,
-    Status,
+    GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, KeptStatus, ListenerStatus,
+    ServiceState, ServiceStatus, Status,
 };
 use crate::core::event::spoken;
 use crate::core::instance::{Instance, State};
 use crate::core::service::{Generation, Purpose, Role, Service};
-use crate::core::{InstanceId, Time};
+use crate::core::{InstanceId, ReleaseId, Time};
 use crate::sys::socket::{Endpoint, UnixName};
 use crate::sys::{Pid, diag, proc};
 
@@ -36,19 +37,38 @@ pub(super) struct Subject {
     cgroup: Option<PathBuf>,
 }
 
+/// What the shell knows of a service.
+pub(super) struct Shell<'a> {
+    pub(super) name: &'a str,
+    pub(super) listeners: &'a Listeners,
+    /// The config that is in force; before the first one is, nothing.
+    pub(super) config: Option<&'a config::Service>,
+    /// How many descriptors it has stored.
+    pub(super) fd_store: u32,
+}
+
 /// One service, as far as the loop knows it.
 pub(super) fn service(
     service: &Service,
-    name: &str,
-    listeners: &Listeners,
-    (fd_store, fd_store_max): (u32, u32),
+    shell: &Shell<'_>,
     processes: &HashMap<InstanceId, Process>,
-    executables: impl Fn(&Generation) -> String,
+    executable: impl Fn(ReleaseId) -> String,
     now: Time,
 ) -> ServiceStatus {
     let serving = service.serving();
+    let traffic = shell.config.map_or(Traffic::default(), |config| config.traffic);
+    let weights = if is_divided(service, traffic) { service.weights() } else { Vec::new() };
+    let generation = |one: &Generation| {
+        let weight = weights.iter().find(|(number, _)| *number == one.number).map(|(_, weight)| *weight);
+        GenerationStatus { weight, ..generation(one, processes, executable(one.release), now) }
+    };
+    let kept = service.kept().map(|kept| KeptStatus {
+        generation: kept.generation.0,
+        executable: executable(kept.release),
+        standby: service.generations.get(&kept.generation).and_then(|generation| standby(generation, now)),
+    });
     ServiceStatus {
-        name: name.to_owned(),
+        name: shell.name.to_owned(),
         state: state(service),
         detail: serving.and_then(|generation| detail(generation, now)),
         last_output: None,
@@ -57,13 +77,14 @@ pub(super) fn service(
         last_upgrade: None,
         hook: None,
         paused: service.paused_until().map(|until| until.since(now).as_secs_f64()),
-        generations: service
-            .generations
-            .values()
-            .rev()
-            .map(|one| generation(one, processes, executables(one), now))
-            .collect(),
-        listeners: listeners
+        instances: service.desired(),
+        configured: service.scaled.map(|scaled| scaled.configured),
+        strategy: shell.config.map_or(&Strategy::Overlap, |config| &config.upgrade.strategy).word().to_owned(),
+        traffic: traffic.word().to_owned(),
+        generations: service.generations.values().rev().map(generation).collect(),
+        kept: kept.collect(),
+        listeners: shell
+            .listeners
             .iter()
             .map(|listener| ListenerStatus {
                 name: listener.name.clone(),
@@ -76,8 +97,30 @@ pub(super) fn service(
                 },
             })
             .collect(),
-        fd_store,
-        fd_store_max,
+        fd_store: shell.fd_store,
+        fd_store_max: shell.config.map_or(0, |config| config.fd_store_max),
+    }
+}
+
+/// Whether it can be said which generation gets how much of what comes.
+fn is_divided(service: &Service, traffic: Traffic) -> bool {
+    let together = |role| matches!(role, Role::Rolling { .. } | Role::Retreating);
+    traffic == Traffic::Steered || service.generations.values().any(|generation| together(generation.role))
+}
+
+/// For how long a generation stands by, seconds.
+fn standby(generation: &Generation, now: Time) -> Option<f64> {
+    match generation.role {
+        Role::Standby { until } => Some(until.since(now).as_secs_f64()),
+        Role::Starting
+        | Role::Soaking { .. }
+        | Role::Rolling { .. }
+        | Role::Stepping { .. }
+        | Role::Switching
+        | Role::Serving
+        | Role::Retreating
+        | Role::Draining
+        | Role::Ending => None,
     }
 }
 
@@ -122,6 +165,16 @@ fn state(service: &Service) -> ServiceState {
 }
 
 fn detail(generation: &Generation, now: Time) -> Option<String> {
+    let failing = generation.seats.iter().filter(|seat| seat.doomed.is_some() || seat.reason.is_some()).count();
+    let detail = detail_of_one(generation, now)?;
+    match generation.seats.len() {
+        1 => Some(detail),
+        all => Some(format!("{failing} of {all} instances: {detail}")),
+    }
+}
+
+/// About the first instance of which there is something to say.
+fn detail_of_one(generation: &Generation, now: Time) -> Option<String> {
     if let Some(reason) = generation.seats.iter().find_map(|seat| seat.doomed.as_ref()) {
         return Some(format!("{reason}; it is being ended, to be started again"));
     }
@@ -159,6 +212,9 @@ fn generation(
         },
         executable,
         weight: None,
+        desired: u32::try_from(generation.seats.len()).unwrap_or(u32::MAX),
+        ready: generation.available(),
+        standby: standby(generation, now),
         connections: None,
         instances,
     }
@@ -179,6 +235,9 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
     if instance.said_stopping {
         notes.push("it says that it is stopping".into());
     }
+    let health = health(instance, process);
+    let failure =
+        process.filter(|_| health != InstanceHealth::Unchecked).and_then(|one| one.checkup.as_ref()?.failure());
     InstanceStatus {
         instance: format!("{}.{}", instance.id.generation, instance.id.number),
         state,
@@ -187,6 +246,8 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
         connections: None,
         memory: None,
         cpu: None,
+        health,
+        health_failure: failure.map(str::to_owned),
         status: process.and_then(|process| process.status.clone()),
         // A watchdog's deadline is nobody's to wait for.
         remaining: instance
@@ -195,6 +256,25 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
             .filter(|at| *at != Time(u64::MAX))
             .map(|at| at.since(now).as_secs_f64()),
         notes,
+    }
+}
+
+/// What its checks say, by the machine: a successor that has not checked it yet knows of the verdict all the same.
+fn health(instance: &Instance, process: Option<&Process>) -> InstanceHealth {
+    if !process.is_some_and(Process::is_checkable) {
+        return InstanceHealth::Unchecked;
+    }
+    match instance.state {
+        State::Proving { .. } => InstanceHealth::Proving,
+        State::Ready { .. } if instance.failing => InstanceHealth::Failing,
+        State::Ready { .. } => InstanceHealth::Passing,
+        State::Preparing { .. }
+        | State::Launching { .. }
+        | State::Starting { .. }
+        | State::Stopping { .. }
+        | State::Aborting { .. }
+        | State::Killing { .. }
+        | State::Leftovers { .. } => InstanceHealth::Unchecked,
     }
 }
 

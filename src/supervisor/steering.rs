@@ -62,7 +62,7 @@ impl Supervisor {
     }
 
     /// Whether all of a service's rows are divided as the machine wants.
-    fn divide(&mut self, id: ServiceId) -> bool {
+    pub(super) fn divide(&mut self, id: ServiceId) -> bool {
         let rows = self.rows_of(id);
         if rows.is_empty() {
             return true;

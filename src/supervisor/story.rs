@@ -2,7 +2,7 @@
 //! in the control API. One place, so that they agree.
 
 use crate::core::event::spoken;
-use crate::core::{Generation, Reason, Step, Verdict};
+use crate::core::{Generation, Kind, Reason, Step, Verdict};
 use crate::exit::Exit;
 
 /// The name of a step in the control API.
@@ -15,7 +15,8 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Soaking { .. } => "soaking",
         Step::SwitchingBack { .. } => "switching-back",
         Step::Rolled { .. } => "rolled",
-        Step::Weighted { .. } => "weighted",
+        Step::Weighted { hold: Some(_), .. } => "weighted",
+        Step::Weighted { hold: None, .. } => "awaiting-promotion",
         Step::Serving { .. } => "serving",
         Step::Standby { .. } => "standby",
         Step::Returning { .. } => "returning",
@@ -68,8 +69,18 @@ pub(super) fn generation(step: &Step) -> Option<Generation> {
     }
 }
 
-/// The sentence. Which generation it is about is said beside it.
-pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
+/// The sentence. Which generation it is about is said beside it; which of its instances, where there are several, here.
+pub(super) fn sentence(step: &Step, pid: Option<u32>, several: bool) -> String {
+    let sentence = sentence_of_one(step, pid);
+    match step {
+        Step::Spawned { instance } | Step::Ready { instance, .. } | Step::Exited { instance, .. } if several => {
+            format!("instance {} {sentence}", instance.number)
+        }
+        _ => sentence,
+    }
+}
+
+fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
     let process = || pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"));
     match step {
         Step::Pinning => "resolving the release".into(),
@@ -78,7 +89,8 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>) -> String {
         Step::Ready { after, .. } => format!("ready after {}", spoken(*after)),
         Step::Soaking { span, .. } => format!("soaking for {}", spoken(*span)),
         Step::SwitchingBack { .. } => "switching back to it, which stands by".into(),
-        Step::Rolled { ready, of, .. } => format!("{ready} of {of} instances ready, and part of the traffic"),
+        Step::Rolled { ready, of, .. } if ready == of => format!("all {of} instances take part"),
+        Step::Rolled { ready, of, .. } => format!("{ready} of {of} instances take part"),
         Step::Weighted { weight, hold: Some(hold), .. } => {
             format!("{weight} % of new connections for {}", spoken(*hold))
         }
@@ -123,10 +135,31 @@ pub(super) fn exit_code(verdict: Verdict, reason: Option<&Reason>) -> Exit {
     }
 }
 
-/// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along.
-pub(super) fn reason(reason: &Reason, status: Option<&str>) -> String {
-    match (reason, status) {
-        (Reason::NeverReady(_), Some(status)) => format!("{reason}; its last status: {status}"),
+/// The verdict of an upgrade that succeeded. `from`: what served before; `release`: the generation that first ran what
+/// runs now.
+pub(super) fn upgraded(
+    kind: Kind,
+    service: &str,
+    (from, candidate): (Option<Generation>, Option<Generation>),
+    release: Option<Generation>,
+) -> String {
+    let verdict = Verdict::Upgraded;
+    match (kind, candidate, release) {
+        // It is older than what it replaces: it stood by.
+        (Kind::Rollback, Some(candidate), _) if from > Some(candidate) => {
+            format!("{verdict}: {service}@{candidate} serves again")
+        }
+        (Kind::Rollback, _, Some(release)) => format!("{verdict}: it runs the release of {service}@{release}"),
+        (Kind::Rollback, _, None) | (Kind::Start | Kind::Reload | Kind::Restart, ..) => verdict.to_string(),
+    }
+}
+
+/// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along;
+/// what its health checks wait for, to them.
+pub(super) fn reason(reason: &Reason, status: Option<&str>, check: Option<&str>) -> String {
+    match (reason, status, check) {
+        (Reason::NeverReady(_), Some(status), _) => format!("{reason}; its last status: {status}"),
+        (Reason::NeverHealthy(_), _, Some(check)) => format!("{reason}; the last one: {check}"),
         _ => reason.to_string(),
     }
 }
@@ -137,6 +170,10 @@ pub(super) fn hint(reason: &Reason) -> Option<String> {
         Reason::NeverReady(_) => {
             "does it send READY=1 to $NOTIFY_SOCKET? otherwise choose another proof with ready.by (--ready), or give it \
              longer with ready.timeout (--ready-timeout)"
+                .into()
+        }
+        Reason::NeverHealthy(_) => {
+            "a service that is ready long before it answers well may need longer: ready.timeout (--ready-timeout);              otherwise see whether [service.NAME.health] asks for the right thing"
                 .into()
         }
         Reason::WatchdogMissed(_) => {

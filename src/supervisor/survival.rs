@@ -28,5 +28,6 @@ pub(super) use document::{
     Document, HookEntry, HookProcessEntry, Name, Owner, Part, ProcessEntry, ReleaseEntry, StoredEntry, check,
 };
 pub(super) use memory::Memory;
+pub(super) use record::PER_INSTANCE;
 pub(super) use record::Survival;
 pub(super) use store::FdStore;

@@ -18,6 +18,7 @@ mod grandchild;
 mod hangs_drain;
 mod ignores_term;
 mod late_notify;
+mod later;
 mod main_pid;
 mod namespace;
 mod never_ready;
@@ -59,6 +60,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("chatty", chatty::main),
     ("slow-handler", slow_handler::main),
     ("hangs-drain", hangs_drain::main),
+    ("later", later::main),
     ("main-pid", main_pid::main),
     ("watchdog", watchdog::main),
     ("namespace", namespace::main),

@@ -4,6 +4,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
@@ -24,6 +25,7 @@ struct Shared {
     /// At its end when the server is to stop.
     stopped: std::io::PipeReader,
     lame_duck: Duration,
+    health: Option<&'static Path>,
     open: Mutex<usize>,
     closed: Condvar,
     served: AtomicUsize,
@@ -35,12 +37,16 @@ pub(crate) struct Manner {
     pub(crate) blocking: bool,
     /// How long an idle connection is kept after the stop signal.
     pub(crate) lame_duck: Duration,
+    /// The file that says how it is, to whoever asks for `/healthz`: nothing or no file means well, a number is the
+    /// status of the answer, `hangs` means that none comes.
+    pub(crate) health: Option<&'static Path>,
 }
 
 impl Manner {
     pub(crate) fn of(options: &crate::Options) -> Self {
         let lame_duck = options.span("--lame-duck").unwrap_or(Duration::from_secs(2));
-        Self { blocking: options.has("--blocking"), lame_duck }
+        let health = options.text("--health").map(|file| &*Box::leak(PathBuf::from(file).into_boxed_path()));
+        Self { blocking: options.has("--blocking"), lame_duck, health }
     }
 }
 
@@ -50,6 +56,7 @@ impl Server {
         let shared = Arc::new(Shared {
             stopped,
             lame_duck: manner.lame_duck,
+            health: manner.health,
             open: Mutex::new(0),
             closed: Condvar::new(),
             served: AtomicUsize::new(0),
@@ -143,13 +150,13 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
         let text = String::from_utf8_lossy(&head).into_owned();
         let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
         head.clear();
-        let body = answer(&path, shared);
+        let (status, body) = if path == "/healthz" { health(shared) } else { (200, answer(&path, shared)) };
         let stopping = stopping_since.is_some() || is_readable(&shared.stopped, Some(Duration::ZERO));
         let close = stopping || text.to_ascii_lowercase().contains("connection: close");
         let manner = if close { "close" } else { "keep-alive" };
         let generation = std::env::var("ZDSUP_GENERATION").unwrap_or_default();
         let head = format!(
-            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nx-generation: {generation}\r\nconnection: {manner}\r\n\r\n",
+            "HTTP/1.1 {status} As-It-Is\r\ncontent-length: {}\r\nx-generation: {generation}\r\nconnection: {manner}\r\n\r\n",
             body.len()
         );
         if connection.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_err() {
@@ -166,6 +173,15 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
             }
             return;
         }
+    }
+}
+
+fn health(shared: &Shared) -> (u16, String) {
+    let text = shared.health.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+    match text.trim() {
+        "" => (200, "well\n".into()),
+        "hangs" => os::hang(),
+        status => (status.parse().expect("a status"), "not well\n".into()),
     }
 }
 

@@ -1,7 +1,8 @@
 //! A good HTTP service: inherited sockets, READY=1, a graceful end.
 //!
 //! `--ready-delay MS`, `--gate FILE` (gets ready once that is there), `--status TEXT`, `--ready-fd N`, `--no-ready`, `--extend MS` (asked for at once),
-//! `--stopping-after MS` (says STOPPING=1, and goes on), `--extend-drain MS`, `--lame-duck MS`, `--blocking`.
+//! `--stopping-after MS` (says STOPPING=1, and goes on), `--health FILE` (what it answers at `/healthz`), `--own ADDRESS:BASE`
+//! (it listens there too, at the port that is its slot more), `--extend-drain MS`, `--lame-duck MS`, `--blocking`.
 
 use std::io::Write;
 use std::os::fd::{FromRawFd, OwnedFd};
@@ -11,7 +12,7 @@ use crate::{Options, os};
 
 pub(crate) fn main(options: &Options) {
     let signals = os::hold_stop_signals();
-    let listeners: Vec<OwnedFd> = os::inherited().into_iter().map(|(_, fd)| fd).collect();
+    let mut listeners: Vec<OwnedFd> = os::inherited().into_iter().map(|(_, fd)| fd).collect();
     if let Some(text) = options.text("--status") {
         os::notify(&format!("STATUS={text}"));
     }
@@ -27,6 +28,13 @@ pub(crate) fn main(options: &Options) {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
     }
+    let own = options.text("--own").map(|place| {
+        let (address, base) = place.split_once(':').expect("an address and a port");
+        let slot: u16 = std::env::var("ZDSUP_SLOT").expect("a slot").parse().expect("a number");
+        let port = base.parse::<u16>().expect("a port") + slot;
+        OwnedFd::from(std::net::TcpListener::bind((address, port)).expect("nobody else is there"))
+    });
+    listeners.extend(own);
     let mut server = Server::start(listeners, Manner::of(options));
     if let Some(number) = options.number("--ready-fd") {
         let number = i32::try_from(number).expect("a descriptor's number is small");

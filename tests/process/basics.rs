@@ -347,7 +347,7 @@ fn a_listener_that_comes_without_a_state_is_used_again() {
     let elsewhere = Place::new();
     let setup = Setup::new(&elsewhere, &["serve"]);
     let mut supervisor = start_with_a_socket_called("zdsup.socket.7", &setup, &place);
-    let status = supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));
+    let status = supervisor.wait_for("it serves", |status| status.services[0].serving.is_some());
     assert_eq!(status.services[0].listeners[0].origin, "bound");
     eventually("what is of no use is closed", || TcpListener::bind((place.address(), 8080)).ok());
     assert_eq!(supervisor.end().code(), Some(0));

@@ -18,6 +18,7 @@ pub(crate) struct Setup {
     /// Keys of the service, as TOML.
     pub(crate) service: Vec<String>,
     pub(crate) ready: Vec<String>,
+    pub(crate) health: Vec<String>,
     pub(crate) watchdog: Vec<String>,
     pub(crate) upgrade: Vec<String>,
     pub(crate) drain: Vec<String>,
@@ -39,6 +40,7 @@ impl Setup {
             supervisor: vec![],
             service: vec![],
             ready: vec![],
+            health: vec![],
             watchdog: vec![],
             upgrade: vec![],
             drain: vec![],
@@ -68,6 +70,7 @@ impl Setup {
         }
         let tables = [
             ("ready", &self.ready),
+            ("health", &self.health),
             ("watchdog", &self.watchdog),
             ("upgrade", &self.upgrade),
             ("drain", &self.drain),

@@ -95,7 +95,7 @@ pub(super) fn to(
                     verdict = Some((*fallen, Duration::from_secs_f64(event.elapsed.max(0.0))));
                 }
                 match event.event.as_str() {
-                    "status" => {}
+                    "status" | "check" => {}
                     // What is waited for behind it.
                     "verdict" => "draining".clone_into(&mut now_at),
                     _ => now_at = event.event,

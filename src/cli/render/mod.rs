@@ -5,11 +5,13 @@ mod progress;
 mod status;
 mod table;
 mod units;
+mod watch;
 
 pub(super) use history::{history, kpi, timeline, told};
 pub(super) use progress::{accepted, event, waiting};
 pub(super) use status::{draining, status};
-pub(super) use units::span;
+pub(super) use units::{instant, span};
+pub(super) use watch::{Peaks, watch};
 
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,4 @@
-//! `zdsup reload` and `zdsup restart`: an upgrade as it happens.
+//! `zdsup reload`, `zdsup restart` and `zdsup rollback`: an upgrade as it happens.
 
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{AdmissionKind, UpgradeAccepted, UpgradeEvent, VerdictStatus};
@@ -22,7 +22,8 @@ pub(in crate::cli) fn event(event: &UpgradeEvent, style: Style) -> String {
     let time = style.faint(&format!("{:>9}", format!("{:.3} s", event.elapsed)));
     match &event.verdict {
         Some(verdict) if verdict.verdict == Verdict::Upgraded => {
-            format!("{time}  {}: {}\n", style.strong(&subject), style.good("upgraded"))
+            let message = event.message.strip_prefix("upgraded").unwrap_or_default();
+            format!("{time}  {}: {}{}\n", style.strong(&subject), style.good("upgraded"), clean(message))
         }
         Some(verdict) => format!("{time}  {}", given_up(&subject, &event.service, verdict, style)),
         None if event.event == "status" => {
@@ -37,15 +38,21 @@ pub(in crate::cli) fn event(event: &UpgradeEvent, style: Style) -> String {
 
 /// The moving line: where it is, what it waits for, and what the candidate last said of itself.
 pub(in crate::cli) fn waiting(last: Option<&UpgradeEvent>, said: &str) -> String {
+    let message = last.map(|event| clean(&event.message)).unwrap_or_default();
     let what = match last.map(|event| event.event.as_str()) {
         Some("verdict") if last.is_some_and(|event| !has_succeeded(event)) => "waiting until what was started is gone",
         None => "asking for an upgrade",
         Some("queued") => "waiting for the upgrade in flight to end",
         Some("pinning") => "resolving the release",
-        Some("hook") => last.map_or("running a hook", |event| event.message.as_str()),
         Some("starting") => "starting the new generation",
         Some("spawned") => "waiting until it is ready",
         Some("ready" | "soaking") => "soaking: it must stay up",
+        Some("switching-back" | "promoted") => "moving new connections",
+        // It says itself what it waits for.
+        Some("hook" | "weighted" | "awaiting-promotion") => &message,
+        Some("rolled") => "replacing the next instances",
+        Some("returning") => "waiting until what was replaced serves again",
+        Some("standby") => "the old generation stands by",
         Some("serving") => "telling the old generation to stop",
         Some(_) => "waiting until the old generation is gone",
     };

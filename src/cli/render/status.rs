@@ -2,8 +2,8 @@
 
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{
-    GenerationState, GenerationStatus, InstanceState, InstanceStatus, LastOutput, ListenerStatus, ServiceState,
-    ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
+    GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, LastOutput, ListenerStatus,
+    ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
 };
 use crate::core::Verdict;
 
@@ -45,7 +45,7 @@ pub(in crate::cli) fn draining(status: &Status) -> String {
     said.join(", ")
 }
 
-fn supervisor(supervisor: &SupervisorStatus, style: Style) -> String {
+pub(super) fn supervisor(supervisor: &SupervisorStatus, style: Style) -> String {
     let mut facts = vec![
         format!("zdsup {}", supervisor.version),
         format!("pid {}", supervisor.pid),
@@ -69,7 +69,8 @@ fn supervisor(supervisor: &SupervisorStatus, style: Style) -> String {
     out
 }
 
-fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
+/// The name of a service, and how it stands.
+pub(super) fn heading(service: &ServiceStatus, style: Style) -> String {
     let (state, paint): (_, fn(Style, &str) -> String) = match service.state {
         ServiceState::Starting => ("starting", Style::unsure),
         ServiceState::Serving => ("serving", Style::good),
@@ -79,7 +80,42 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
         ServiceState::Stopping => ("stopping", Style::unsure),
         ServiceState::Stopped => ("stopped", Style::unsure),
     };
-    let mut out = format!("{}  {}\n", style.strong(&service.name), paint(style, state));
+    format!("{}  {}", style.strong(&service.name), paint(style, state))
+}
+
+/// Why it does not have as many instances as its config says, or as it should have.
+pub(super) fn strength(service: &ServiceStatus, style: Style) -> String {
+    let mut out = String::new();
+    if let Some(configured) = service.configured {
+        let scaled = format!("scaled to {}; its config says {configured}", count(service.instances.into(), "instance"));
+        out.push_str(&format!("  {}\n", style.faint(&scaled)));
+    }
+    let serving = service.generations.iter().find(|one| one.state == GenerationState::Serving);
+    if let Some(GenerationStatus { ready, desired, .. }) = serving.filter(|one| one.ready < one.desired) {
+        out.push_str(&format!("  {}\n", style.unsure(&format!("{ready} of {desired} instances ready"))));
+    }
+    out
+}
+
+/// What may be gone back to.
+pub(super) fn kept(service: &ServiceStatus) -> String {
+    let kept = service.kept.iter().map(|kept| {
+        let at_once = if kept.standby.is_some() { " (at once)" } else { "" };
+        format!("{}@{}{at_once}", service.name, kept.generation)
+    });
+    let kept: Vec<String> = kept.collect();
+    if kept.is_empty() { String::new() } else { format!("  rollback: {}\n", kept.join(", ")) }
+}
+
+/// The upgrade in flight.
+pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
+    let waits = if upgrade.step == "awaiting-promotion" { ": `zdsup promote` or `zdsup abort`" } else { "" };
+    format!("  {} #{}: {}, {} so far{waits}\n", upgrade.kind, upgrade.id, upgrade.step, span(upgrade.duration))
+}
+
+fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
+    let mut out = format!("{}\n", heading(service, style));
+    out.push_str(&strength(service, style));
     if let Some(detail) = &service.detail {
         out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
     }
@@ -93,8 +129,7 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
         out.push_str(&last_output(&heading, lines, elsewhere.as_deref(), "  ", style));
     }
     if let Some(upgrade) = &service.upgrade {
-        let line = format!("{} #{}: {}, {} so far", upgrade.kind, upgrade.id, upgrade.step, span(upgrade.duration));
-        out.push_str(&format!("  {line}\n"));
+        out.push_str(&in_flight(upgrade));
     }
     if let Some(hook) = &service.hook {
         out.push_str(&format!("  running the hook {}\n", clean(hook)));
@@ -112,6 +147,7 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
     if service.fd_store_max > 0 || service.fd_store > 0 {
         out.push_str(&format!("  {} of {} descriptors stored\n", service.fd_store, service.fd_store_max));
     }
+    out.push_str(&kept(service));
     if let Some(last) = &service.last_upgrade {
         out.push_str(&last_upgrade(last, now, style));
     }
@@ -119,7 +155,37 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
 }
 
 fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationStatus) {
-    let paint: fn(Style, &str) -> String = match generation.state {
+    let paint = paint(generation.state);
+    let weight = generation.weight.map(|weight| format!("{weight} %")).unwrap_or_default();
+    if generation.instances.is_empty() {
+        let mut cells: [String; 8] = Default::default();
+        cells[0] = format!("{service}@{}", generation.generation);
+        cells[1] = generation_state(generation.state).into();
+        cells[2] = weight;
+        table.row(cells, paint, Vec::new());
+        return;
+    }
+    for (at, instance) in generation.instances.iter().enumerate() {
+        let unknown = || "?".to_owned();
+        // What is of the whole generation is said once.
+        let (weight, standby) = if at == 0 { (weight.clone(), generation.standby) } else { Default::default() };
+        let cells = [
+            format!("{service}@{}", instance.instance),
+            instance_state(generation.state, instance.state).into(),
+            weight,
+            instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+            span(instance.age),
+            instance.connections.map_or_else(unknown, |connections| connections.to_string()),
+            instance.memory.map_or_else(unknown, size),
+            instance.cpu.map_or_else(unknown, span),
+        ];
+        let standby = standby.map(|left| format!("`zdsup rollback` goes back at once for {} more", span(left)));
+        table.row(cells, paint, standby.into_iter().chain(below(instance)).collect());
+    }
+}
+
+pub(super) fn paint(state: GenerationState) -> fn(Style, &str) -> String {
+    match state {
         GenerationState::Serving => Style::good,
         GenerationState::Starting
         | GenerationState::Soaking
@@ -131,34 +197,11 @@ fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationSt
         | GenerationState::Failed
         | GenerationState::Retreating
         | GenerationState::Ending => Style::bad,
-    };
-    let weight = generation.weight.map(|weight| format!("{weight} %")).unwrap_or_default();
-    if generation.instances.is_empty() {
-        let mut cells: [String; 8] = Default::default();
-        cells[0] = format!("{service}@{}", generation.generation);
-        cells[1] = generation_state(generation.state).into();
-        cells[2] = weight;
-        table.row(cells, paint, Vec::new());
-        return;
-    }
-    for instance in &generation.instances {
-        let unknown = || "?".to_owned();
-        let cells = [
-            format!("{service}@{}", instance.instance),
-            instance_state(generation.state, instance.state).into(),
-            weight.clone(),
-            instance.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-            span(instance.age),
-            instance.connections.map_or_else(unknown, |connections| connections.to_string()),
-            instance.memory.map_or_else(unknown, size),
-            instance.cpu.map_or_else(unknown, span),
-        ];
-        table.row(cells, paint, below(instance));
     }
 }
 
 /// What an instance waits for, what it says, and what an operator should know.
-fn below(instance: &InstanceStatus) -> Vec<String> {
+pub(super) fn below(instance: &InstanceStatus) -> Vec<String> {
     let left = instance.remaining.and_then(|seconds| match instance.state {
         InstanceState::Preparing | InstanceState::Starting => Some(format!("{} left to be ready", span(seconds))),
         InstanceState::Proving => Some(format!("{} left to pass its health checks", span(seconds))),
@@ -167,12 +210,25 @@ fn below(instance: &InstanceStatus) -> Vec<String> {
         }
         InstanceState::Ready | InstanceState::Killing => None,
     });
-    let said: Vec<String> = [left, instance.status.as_deref().map(clean)].into_iter().flatten().collect();
+    let said: Vec<String> =
+        [left, health(instance), instance.status.as_deref().map(clean)].into_iter().flatten().collect();
     let said = if said.is_empty() { None } else { Some(said.join(" · ")) };
     said.into_iter().chain(instance.notes.iter().map(|note| format!("note: {}", clean(note)))).collect()
 }
 
-fn generation_state(state: GenerationState) -> &'static str {
+/// What its health checks say, unless all is well.
+fn health(instance: &InstanceStatus) -> Option<String> {
+    let failure = instance.health_failure.as_deref().map(clean);
+    let failure = |what: &str| failure.map_or_else(|| what.to_owned(), |failure| format!("{what}: {failure}"));
+    match instance.health {
+        InstanceHealth::Unchecked => None,
+        InstanceHealth::Proving => Some(failure("not healthy yet")),
+        InstanceHealth::Passing => instance.health_failure.is_some().then(|| failure("the latest health check failed")),
+        InstanceHealth::Failing => Some(failure("UNHEALTHY")),
+    }
+}
+
+pub(super) fn generation_state(state: GenerationState) -> &'static str {
     match state {
         GenerationState::Starting => "starting",
         GenerationState::Soaking => "soaking",
@@ -189,7 +245,7 @@ fn generation_state(state: GenerationState) -> &'static str {
 }
 
 /// The generation's part says it, unless the process itself is somewhere else.
-fn instance_state(generation: GenerationState, instance: InstanceState) -> &'static str {
+pub(super) fn instance_state(generation: GenerationState, instance: InstanceState) -> &'static str {
     match (instance, generation) {
         (InstanceState::Aborting, _) => "aborting",
         (InstanceState::Killing, _) => "killing",
@@ -199,7 +255,15 @@ fn instance_state(generation: GenerationState, instance: InstanceState) -> &'sta
             GenerationState::BackingOff | GenerationState::Serving | GenerationState::Standby,
         ) => "restarting",
         (InstanceState::Proving, _) => "proving",
-        (InstanceState::Stopping, GenerationState::Serving) => "stopping",
+        (
+            InstanceState::Stopping,
+            GenerationState::Starting
+            | GenerationState::Soaking
+            | GenerationState::Rolling
+            | GenerationState::Canary
+            | GenerationState::Serving
+            | GenerationState::Standby,
+        ) => "stopping",
         (
             InstanceState::Preparing | InstanceState::Starting | InstanceState::Ready | InstanceState::Stopping,
             generation,
@@ -217,7 +281,7 @@ fn listener_cells(listener: &ListenerStatus) -> [String; 4] {
     [listener.name.clone(), clean(&listener.address), queue, origin.into()]
 }
 
-fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> String {
+pub(super) fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> String {
     let Some(verdict) = &last.verdict else { return String::new() };
     let ago = span((now - last.requested_at - last.duration).max(0.0));
     let when = format!("{} ago, after {}", ago, span(last.duration));

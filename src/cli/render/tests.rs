@@ -1,6 +1,6 @@
 //! What is shown, as it is shown.
 
-use super::{accepted, draining, event, history, kpi, status, timeline, waiting};
+use super::{Peaks, accepted, draining, event, history, kpi, status, timeline, waiting, watch};
 use crate::cli::terminal::Style;
 use crate::control::types::*;
 
@@ -15,6 +15,11 @@ fn service() -> ServiceStatus {
         serving: Some(3),
         upgrade: Some(upgrade(9, "spawned", None)),
         last_upgrade: Some(upgrade(8, "done", Some(failed()))),
+        instances: 1,
+        configured: None,
+        strategy: "overlap".into(),
+        traffic: "shared".into(),
+        kept: Vec::new(),
         hook: None,
         paused: None,
         generations: vec![
@@ -97,6 +102,9 @@ fn generation(number: u64, state: GenerationState, instance: InstanceStatus) -> 
         state,
         executable: "/srv/web/bin/web".into(),
         weight: None,
+        desired: 1,
+        ready: u32::from(instance.state == InstanceState::Ready),
+        standby: None,
         connections: instance.connections,
         instances: vec![instance],
     }
@@ -111,6 +119,8 @@ fn instance(name: &str, state: InstanceState, remaining: Option<f64>) -> Instanc
         connections: Some(17),
         memory: Some(36_175_872),
         cpu: Some(12.34),
+        health: InstanceHealth::Unchecked,
+        health_failure: None,
         status: Some("processing\nrequests \x07".into()),
         remaining,
         notes: Vec::new(),
@@ -180,6 +190,88 @@ fn status_of_services_that_do_not_serve() {
     insta::assert_snapshot!(status(&whole, 1_013.75, PLAIN));
 }
 
+/// In the middle of a canary that waits: three instances, one of them just started again, a standby, one draining.
+fn canary() -> ServiceStatus {
+    let mut new = generation(5, GenerationState::Canary, instance("5.1", InstanceState::Ready, None));
+    (new.weight, new.desired, new.ready) = (Some(5), 3, 2);
+    new.instances.push(InstanceStatus { status: None, ..instance("5.2", InstanceState::Ready, None) });
+    new.instances.push(instance("5.3", InstanceState::Stopping, Some(3.0)));
+    let mut old = generation(4, GenerationState::Serving, instance("4.1", InstanceState::Ready, None));
+    (old.weight, old.desired, old.ready, old.connections) = (Some(95), 3, 2, Some(51));
+    old.instances.push(instance("4.2", InstanceState::Ready, None));
+    old.instances.push(instance("4.4", InstanceState::Starting, Some(28.2)));
+    let mut standby = generation(3, GenerationState::Standby, instance("3.1", InstanceState::Ready, None));
+    (standby.weight, standby.standby) = (Some(0), Some(540.0));
+    let mut draining = generation(2, GenerationState::Draining, instance("2.1", InstanceState::Stopping, Some(11.0)));
+    (draining.weight, draining.connections) = (Some(0), Some(3));
+    let mut upgrade = upgrade(9, "awaiting-promotion", None);
+    upgrade.duration = 75.0;
+    ServiceStatus {
+        upgrade: Some(upgrade),
+        instances: 3,
+        configured: Some(2),
+        strategy: "canary".into(),
+        traffic: "steered".into(),
+        generations: vec![new, old, standby, draining],
+        kept: [(3, Some(540.0)), (1, None)]
+            .map(|(generation, standby)| KeptStatus { generation, executable: "/srv/web/bin/web".into(), standby })
+            .into(),
+        ..service()
+    }
+}
+
+#[test]
+fn status_of_a_canary() {
+    let whole = Status { services: vec![canary()], ..whole() };
+    let text = status(&whole, 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn watching() {
+    let mut peaks = Peaks::default();
+    let mut whole = Status { services: vec![canary()], ..whole() };
+    whole.services[0].generations[3].connections = Some(402);
+    watch(&whole, &mut peaks, 1_013.75, PLAIN);
+    let mut down = service();
+    (down.name, down.state) = ("api".into(), ServiceState::BackingOff);
+    down.detail = Some("1 of 3 instances: ended while serving: exit status 1; starting it again \x1b[2J".into());
+    down.generations = vec![generation(1, GenerationState::BackingOff, instance("1.1", InstanceState::Ready, None))];
+    (down.upgrade, down.last_upgrade) = (None, None);
+    whole.services = vec![canary(), down];
+    let text = watch(&whole, &mut peaks, 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.chars().all(|char| !char.is_control() || char == '\n'), "{text:?}");
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn status_of_what_is_checked() {
+    let with = |name: &str, state, health, failure: Option<&str>| InstanceStatus {
+        health,
+        health_failure: failure.map(str::to_owned),
+        status: None,
+        ..instance(name, state, None)
+    };
+    let mut proving =
+        with("4.1", InstanceState::Proving, InstanceHealth::Proving, Some("GET /healthz: 503 \x1b[31mNo"));
+    proving.remaining = Some(28.2);
+    let mut checked = service();
+    checked.generations = vec![
+        generation(4, GenerationState::Starting, proving),
+        generation(3, GenerationState::Serving, with("3.1", InstanceState::Ready, InstanceHealth::Passing, None)),
+    ];
+    checked.generations[1].instances.extend([
+        with("3.2", InstanceState::Ready, InstanceHealth::Failing, Some("no answer in 1 s")),
+        with("3.3", InstanceState::Ready, InstanceHealth::Passing, Some("connect: connection refused")),
+        with("3.4", InstanceState::Proving, InstanceHealth::Proving, None),
+    ]);
+    let text = super::status::status(&Status { services: vec![checked], ..whole() }, 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
+}
+
 #[test]
 fn colours_change_nothing_else() {
     let coloured = status(&whole(), 1_013.75, Style { colour: true, width: Some(80) });
@@ -218,7 +310,13 @@ fn the_story_of_an_upgrade() {
         happened("output", "altering the table", None),
         happened("spawned", "spawned as process 7, waiting for it to be ready", None),
         happened("status", "loading 3 of 7", None),
-        happened("verdict", "upgraded", Some(succeeded)),
+        happened("spawned", "instance 2 spawned as process 8, waiting for it to be ready", None),
+        happened("rolled", "1 of 3 instances take part", None),
+        happened("awaiting-promotion", "5 % of new connections, until `zdsup promote` or `zdsup abort`", None),
+        happened("promoted", "promoted by user 1000: 50 % of new connections go to it", None),
+        happened("returning", "coming back, since the new generation is given up: never ready in 30 s", None),
+        happened("verdict", "upgraded", Some(succeeded.clone())),
+        happened("verdict", "upgraded: it runs the release of web@2", Some(succeeded)),
         happened("verdict", "failed", Some(failed())),
         happened("verdict", "failed", Some(nothing)),
         happened("verdict", "refused", Some(refused)),
@@ -241,6 +339,17 @@ fn the_moving_line() {
     let mut lines = vec![waiting(None, "")];
     for name in ["queued", "pinning", "starting", "spawned", "ready", "soaking", "serving", "draining", "exited"] {
         lines.push(waiting(Some(&happened(name, "", None)), if name == "spawned" { "loading" } else { "" }));
+    }
+    for (name, message) in [
+        ("switching-back", ""),
+        ("rolled", "1 of 3 instances take part"),
+        ("weighted", "5 % of new connections for 30 s"),
+        ("awaiting-promotion", "5 % of new connections, until `zdsup promote` or `zdsup abort`"),
+        ("promoted", ""),
+        ("standby", ""),
+        ("returning", ""),
+    ] {
+        lines.push(waiting(Some(&happened(name, message, None)), ""));
     }
     lines.push(waiting(Some(&happened("hook", "running the before-start hook", None)), "altering the table"));
     lines.push(waiting(Some(&happened("verdict", "", Some(failed()))), ""));

@@ -15,7 +15,7 @@ pub(in crate::cli) fn span(seconds: f64) -> String {
 }
 
 /// An instant, in seconds since the epoch, as logs write it (RFC 3339, UTC).
-pub(super) fn instant(at: f64) -> String {
+pub(in crate::cli) fn instant(at: f64) -> String {
     let seconds = at.clamp(0.0, 253_402_300_799.0) as u64;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // From the days since the epoch to a date, by eras of 400 years that begin in March (Hinnant, "chrono-Compatible

@@ -10,6 +10,7 @@ use super::super::{
     Affinity, Canary, CanaryStep, ErrorBudget, Listen, Network, NetworkError, Strategy, Traffic, Upgrade, UpgradeProbe,
     raw, units,
 };
+use super::health::path;
 use super::{INSTANCES_MAX, Origin, Problem, Result, at, choice, duration, named, nonzero, number, optional};
 use crate::sys::socket::UnixKind;
 
@@ -273,16 +274,6 @@ fn probe(
     let rate = raw.rate.map_or(Ok(UpgradeProbe::RATE), |rate| number(&rate, 1..=1000, "the requests a second"))?;
     let listener = probed(raw.listener.as_ref(), place, around.listen)?;
     Ok(Some(UpgradeProbe { http: path(http)?, rate, listener, max_error_rate: optional(budget, error_budget)? }))
-}
-
-/// The target of a request, RFC 9112 section 3.2.1: it goes into the first line as it is.
-fn path(path: Spanned<String>) -> Result<String> {
-    let text = path.get_ref();
-    if text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Ok(path.into_inner());
-    }
-    let message = format!("`{}` is not the path of a request", text.escape_debug());
-    Err(Problem::new(path.span(), message).hint("begin with `/`, without spaces: `/`, `/health?full`"))
 }
 
 fn probed(name: Option<&Spanned<String>>, place: Range<usize>, listen: &[Listen]) -> Result<String> {

@@ -53,6 +53,7 @@ fn file(row: &Row, value: Option<&str>) -> String {
     let steered = format!("traffic = \"steered\"\n{LISTEN}");
     let canary = format!("{steered}[service.web.upgrade]\nstrategy = \"canary\"\n");
     let before = match (row.table.as_str(), row.key.as_str()) {
+        ("[service.NAME.health]", "listener") => &steered,
         ("[service.NAME.upgrade]", "max-surge") => "instances = 8\n",
         ("[service.NAME.upgrade]", "standby") => &steered,
         ("[service.NAME.upgrade]", "max-error-rate") | ("[service.NAME.upgrade.probe]", _) => LISTEN,
@@ -81,6 +82,13 @@ fn file(row: &Row, value: Option<&str>) -> String {
         ("[[service.NAME.upgrade.canary.steps]]", ..) => "weight = 5\n",
         ("[service.NAME.upgrade.probe]", "rate" | "listener", _) => "http = \"/\"\n",
         ("[service.NAME.hooks]", ..) => return format!("{MINIMAL}working-directory = \"/\"\n{table}\n{line}"),
+        ("[service.NAME.health]", "http" | "tcp", Some(_)) => "private = \"health\"\n",
+        ("[service.NAME.health]", "private", Some(_)) => "http = \"/healthz\"\n",
+        // Something to check all the same.
+        ("[service.NAME.health]", "http" | "url" | "tcp" | "exec" | "private", None) => "exec = [\"/bin/true\"]\n",
+        ("[service.NAME.health]", "url" | "exec", Some(_)) => "",
+        ("[service.NAME.health]", "listener", _) => "http = \"/healthz\"\n",
+        ("[service.NAME.health]", ..) => "http = \"/healthz\"\nprivate = \"health\"\n",
         _ => "",
     };
     format!("{MINIMAL}{before}{table}\n{beside}{line}")

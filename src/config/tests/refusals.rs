@@ -3,7 +3,7 @@
 use super::*;
 
 /// What follows a good service.
-const AFTER: [(&str, &str); 97] = [
+const AFTER: [(&str, &str); 124] = [
     ("a misspelt key", "nise = 5"),
     ("a key with underscores", "working_directory = \"/\""),
     ("a key of another table", "timeout = \"5s\""),
@@ -70,6 +70,54 @@ const AFTER: [(&str, &str); 97] = [
     ("alive for longer than the default", "[service.web.ready]\nby = \"alive\"\nalive-for = \"1m\""),
     ("a backwards backoff", "[service.web.restart]\nbackoff = \"30s..1s\""),
     ("no backoff", "[service.web.restart]\nbackoff = \"0s..1s\""),
+    ("a health check of nothing", "[service.web.health]\ninterval = \"1s\""),
+    ("two health checks", "[service.web.health]\nhttp = \"/\"\nexec = [\"/bin/true\"]"),
+    ("a URL and a path", "[service.web.health]\nurl = \"http://[::1]:80{slot}/\"\nhttp = \"/healthz\""),
+    ("a health check that is off", "[service.web.health]\ntcp = false"),
+    (
+        "a health check that could reach anybody",
+        "[[service.web.listen]]\nname = \"http\"\naddress = \"8080\"\n[service.web.health]\nhttp = \"/healthz\"",
+    ),
+    (
+        "a health check over a shared listener by name",
+        "[[service.web.listen]]\nname = \"http\"\naddress = \"8080\"\n[service.web.health]\ntcp = true\nlistener = \"http\"",
+    ),
+    (
+        "a health check over a unix socket",
+        "[[service.web.listen]]\naddress = \"unix:/run/a\"\n[service.web.health]\nhttp = \"/\"\nlistener = \"web\"",
+    ),
+    (
+        "a health check over UDP",
+        "[[service.web.listen]]\naddress = \"udp:53\"\n[service.web.health]\ntcp = true\nlistener = \"web\"",
+    ),
+    (
+        "a health check over no listener",
+        "[[service.web.listen]]\naddress = \"8080\"\n[service.web.health]\ntcp = true\nlistener = \"wed\"",
+    ),
+    ("a health check without a listener", "[service.web.health]\nhttp = \"/\""),
+    (
+        "a health check over one of two listeners",
+        "[[service.web.listen]]\naddress = \"80\"\n[[service.web.listen]]\naddress = \"81\"\n[service.web.health]\ntcp = true",
+    ),
+    (
+        "a private listener of a taken name",
+        "[[service.web.listen]]\naddress = \"80\"\n[service.web.health]\ntcp = true\nprivate = \"web\"",
+    ),
+    ("two places to check", "[service.web.health]\ntcp = true\nprivate = \"a\"\nlistener = \"b\""),
+    ("a key of another health check", "[service.web.health]\nexec = [\"/bin/true\"]\nstatus = 200"),
+    ("a path that is none", "[service.web.health]\nhttp = \"healthz\"\nprivate = \"health\""),
+    ("a path with a space", "[service.web.health]\nhttp = \"/a b\"\nprivate = \"health\""),
+    ("a URL for a path", "[service.web.health]\nhttp = \"http://[::1]/\"\nprivate = \"health\""),
+    ("a URL of every instance", "[service.web.health]\nurl = \"http://127.0.0.1:9100/healthz\""),
+    ("a URL with a strange placeholder", "[service.web.health]\nurl = \"http://127.0.0.1:91{port}/\""),
+    ("a URL with TLS", "[service.web.health]\nurl = \"https://127.0.0.1:91{slot}/\""),
+    ("a URL with a name", "[service.web.health]\nurl = \"http://web.internal:91{slot}/\""),
+    ("a URL with too long a port", "[service.web.health]\nurl = \"http://127.0.0.1:{pid}/\""),
+    ("a status that is none", "[service.web.health]\nhttp = \"/\"\nprivate = \"health\"\nstatus = \"2xx\""),
+    ("an empty body", "[service.web.health]\nhttp = \"/\"\nprivate = \"health\"\nbody = \"\""),
+    ("an impossible host", "[service.web.health]\nhttp = \"/\"\nprivate = \"health\"\nhost = \"a\\nb\""),
+    ("checks without a pause", "[service.web.health]\ntcp = true\nprivate = \"health\"\ninterval = \"0s\""),
+    ("a verdict of no checks", "[service.web.health]\ntcp = true\nprivate = \"health\"\nfailures = 0"),
     ("a watchdog without patience", "[service.web.watchdog]\ntimeout = \"0s\""),
     ("no draining", "[service.web.upgrade]\nmax-draining = 0"),
     ("an unknown hook", "[service.web.hooks]\nbefore-stop = [[\"/bin/true\"]]"),
@@ -193,7 +241,7 @@ const WHOLE: [(&str, &str); 12] = [
     ("not TOML", "service:\n  web:\n    command: /bin/web\n"),
 ];
 
-const FLAGS: [&[&str]; 23] = [
+const FLAGS: [&[&str]; 26] = [
     &["--listen", "8080"],
     &["--drain-timeout", "30", "--", "web"],
     &["--drain-timeout", "-30s", "--", "web"],
@@ -206,6 +254,9 @@ const FLAGS: [&[&str]; 23] = [
     &["--ready", "http=/", "--", "web"],
     &["--ready", "exec", "--", "web"],
     &["--ready-interval", "1s", "--", "web"],
+    &["--health-interval", "2s", "--health-failures", "4", "--", "web"],
+    &["--listen", "8080", "--health-tcp", "--", "web"],
+    &["--health-exec", "", "--health-http", "/", "--", "web"],
     &["--environment", "DEBUG", "--", "web"],
     &["--limit", "nofile", "--", "web"],
     &["--nice", "-21", "--", "web"],

@@ -96,6 +96,16 @@ impl Loop {
                 story.asked.push((uid, format!("{:?}", replacement.binary)));
                 drop(reply.send(Ok(Done { message: "done".into() })));
             }
+            Command::Promote { promotion, uid, reply } => {
+                story.asked.push((uid, format!("{:?} {}", promotion.service, promotion.full)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(promotion.service.as_deref()).map_or(Ok(done), Err)));
+            }
+            Command::Scale { scaling, uid, reply } => {
+                story.asked.push((uid, format!("{:?} {}", scaling.service, scaling.instances)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(scaling.service.as_deref()).map_or(Ok(done), Err)));
+            }
             Command::Pause { request, uid, reply } => {
                 story.asked.push((uid, format!("{:?} for {:?}", request.service, request.max)));
                 let done = Done { message: "done".into() };

@@ -153,6 +153,7 @@ impl Service {
             | Role::Draining
             | Role::Ending => false,
         });
+        self.blamed = Some(id);
         self.give_up(now, if proved { Verdict::RolledBack } else { Verdict::Failed }, reason, out);
     }
 

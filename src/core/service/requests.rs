@@ -80,7 +80,7 @@ impl Service {
         let serving = serving.ok_or(Refusal::NotRunning)?;
         let number = serving.number;
         let configured = self.scaled.map_or(serving.policy.instances, |scaled| scaled.configured);
-        self.scaled = Some(Scaled { configured, wanted: instances });
+        self.scaled = Some(Scaled { configured, wanted: instances }).filter(|_| instances != configured);
         serving.policy.instances = instances;
         if let Some((_, policy)) = &mut self.pinned {
             policy.instances = instances;

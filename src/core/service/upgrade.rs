@@ -14,6 +14,7 @@ impl Service {
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
         let (service, Request { id, kind, to }) = (self.id, request);
+        self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
         let (again, lineage) = match kind {
@@ -81,8 +82,8 @@ impl Service {
     }
 
     pub(in crate::core) fn pin_failed(&mut self, now: Time, reason: Reason, out: &mut Outbox) {
-        let verdict =
-            if matches!(reason, Reason::Config(_) | Reason::Resources(_)) { Verdict::Refused } else { Verdict::Failed };
+        let refused = matches!(reason, Reason::Config(_) | Reason::Resources(_) | Reason::Overwritten(_));
+        let verdict = if refused { Verdict::Refused } else { Verdict::Failed };
         self.give_up(now, verdict, reason, out);
     }
 

@@ -28,6 +28,9 @@ impl Moment<'_> {
         let aside = matches!(
             self.event,
             "status"
+                | "promoted"
+                | "check"
+                | "healthy"
                 | "output"
                 | "warning"
                 | "overdue"

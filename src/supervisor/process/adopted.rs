@@ -22,6 +22,7 @@ use crate::sys::notify::NotifySocket;
 use crate::sys::pidfd::PidFd;
 use crate::sys::proc;
 use crate::sys::shim::Shim;
+use crate::sys::socket::Bound;
 
 impl Process {
     /// Every descriptor that a successor needs.
@@ -35,6 +36,7 @@ impl Process {
             (Part::Stderr, self.stderr.as_ref().map(|stream| stream.it.as_fd())),
             (Part::Ready, self.ready_fd.as_ref().map(|fd| fd.it.as_fd())),
             (Part::Shim, self.shim.as_ref().map(|shim| shim.it.as_fd())),
+            (Part::Private, self.private.as_ref().map(|private| private.fd.as_fd())),
         ];
         for (part, fd) in optional {
             if let Some(fd) = fd {
@@ -92,6 +94,7 @@ impl Process {
         let stdout = take(Part::Stdout).map(|fd| Stream::adopt(fd, ground.stdout.clone(), out));
         let stderr = take(Part::Stderr).map(|fd| Stream::adopt(fd, ground.stderr.clone(), err));
         let ready_fd = take(Part::Ready).map(File::from);
+        let private = take(Part::Private).and_then(|fd| Bound::adopt(fd, true).ok());
         let shim = match take(Part::Shim) {
             Some(socket) => Some(Shim::adopt(pid, PidFd::from(main.as_fd().try_clone_to_owned()?), socket)),
             None => None,
@@ -100,6 +103,10 @@ impl Process {
             ReadyBy::Exec { interval, .. } => Some(Probe { interval: *interval, due: None, running: None }),
             ReadyBy::Notify | ReadyBy::Fd(_) | ReadyBy::Alive(_) => None,
         };
+        let mut notes: Vec<String> = entry.notes.into_iter().map(Cow::into_owned).collect();
+        if private.is_none() && release.service.health.as_ref().is_some_and(|health| health.private().is_some()) {
+            notes.push("its private listener was lost: its health is not checked".into());
+        }
         let poller = &mut *ground.poller;
         let mut watch =
             |stream: Option<Stream>, source| stream.map(|stream| Watched::new(stream, source, poller)).transpose();
@@ -132,8 +139,10 @@ impl Process {
             output_elsewhere: entry.output_elsewhere.map(Cow::into_owned),
             ready_fd: ready_fd.map(|fd| Watched::new(fd, Source::ReadyFd(id), poller)).transpose()?,
             probe,
+            private: private.map(Arc::new),
+            checkup: None,
             status: entry.status.map(Cow::into_owned),
-            notes: entry.notes.into_iter().map(Cow::into_owned).collect(),
+            notes,
             ignored: Ignored::default(),
             lingering: entry.lingering,
             search_at: None,

@@ -1,11 +1,10 @@
 //! The proof that an instance is ready, where it is not a message: a newline on a descriptor, or a command that succeeds.
 
-use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Ground, Process, environment_of_instance, plan};
+use super::{Ground, Process};
 use crate::config::ReadyBy;
 use crate::core::Time;
 use crate::supervisor::errand::Errand;
@@ -53,28 +52,20 @@ impl Process {
 
     /// Runs the readiness command, if it is due.
     pub(in crate::supervisor) fn probe(&mut self, now: Time, ground: &mut Ground<'_>) {
-        let ReadyBy::Exec { command, .. } = &self.release.service.ready.by else { return };
-        let (Some(probe), Some(program)) = (&mut self.probe, &self.release.probe) else { return };
+        let release = Arc::clone(&self.release);
+        let ReadyBy::Exec { command, interval } = &release.service.ready.by else { return };
+        let (Some(probe), Some(program)) = (&self.probe, &release.probe) else { return };
         if probe.running.is_some() || probe.due.is_none_or(|due| due > now) {
             return;
         }
-        probe.due = None;
-        let Ok(null) = File::options().write(true).open("/dev/null") else {
-            probe.due = Some(now.after(probe.interval));
-            return;
-        };
-        let streams = (null.as_fd(), null.as_fd());
-        let mut plan = plan(&self.release, &program.program, command.clone(), streams, ground.nofile);
-        let name = format!("{}@{}.{}", ground.service, self.id.generation, self.id.number);
-        plan.env.extend(environment_of_instance(self.id, &name, ground));
-        plan.env.push(("MAINPID".into(), self.pid.to_string().into()));
-        plan.cgroup = self.cgroup.as_ref().map(|cgroup| cgroup.path().to_owned());
-        let started = Errand::begin(&plan, Source::ProbeShim(self.id), Source::ProbeExit(self.id), ground.poller);
+        let sources = (Source::ProbeShim(self.id), Source::ProbeExit(self.id));
+        let started = self.errand(&program.program, command, sources, ground);
+        let Some(probe) = &mut self.probe else { return };
         match started {
-            Ok(running) => probe.running = Some(running),
+            Ok(running) => (probe.due, probe.running) = (None, Some(running)),
             Err(error) => {
                 self.status = Some(format!("readiness command cannot be started: {error}"));
-                probe.due = Some(now.after(probe.interval));
+                probe.due = Some(now.after(*interval));
             }
         }
     }

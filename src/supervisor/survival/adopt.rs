@@ -269,6 +269,7 @@ impl Programs {
         Ok(Release {
             program: self.take(entry.program, fds)?,
             probe: entry.probe.map(|probe| self.take(probe, fds)).transpose()?,
+            check: entry.check.map(|check| self.take(check, fds)).transpose()?,
             hooks: self.take_hooks(entry.hooks, fds)?,
             service,
             argv: entry.argv,

@@ -174,6 +174,8 @@ pub(crate) struct ReleaseEntry<'a> {
     pub(crate) service: Cow<'a, config::Service>,
     pub(crate) program: ProgramEntry,
     pub(crate) probe: Option<ProgramEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) check: Option<ProgramEntry>,
     /// One a command.
     #[serde(default)]
     pub(crate) hooks: BTreeMap<Hook, Vec<ProgramEntry>>,
@@ -328,6 +330,8 @@ pub(crate) enum Part {
     Stderr,
     /// The end of the pipe on which it says that it is ready.
     Ready,
+    /// The listener that it has for itself, for its health checks.
+    Private,
     /// The conversation with its shim; only from hand to hand, since its end is what ends the shim.
     Shim,
 }
@@ -341,7 +345,10 @@ impl Name {
         match self {
             Self::Lock | Self::Process(_, Part::Shim) => false,
             Self::State | Self::Control | Self::Socket(_) | Self::Program(_) | Self::Stored(..) => true,
-            Self::Process(_, Part::Pid(_) | Part::Notify | Part::Stdout | Part::Stderr | Part::Ready) => true,
+            Self::Process(
+                _,
+                Part::Pid(_) | Part::Notify | Part::Stdout | Part::Stderr | Part::Ready | Part::Private,
+            ) => true,
         }
     }
 }
@@ -360,6 +367,7 @@ impl fmt::Display for Name {
             Self::Process(token, Part::Stdout) => write!(f, "process.{token}.stdout"),
             Self::Process(token, Part::Stderr) => write!(f, "process.{token}.stderr"),
             Self::Process(token, Part::Ready) => write!(f, "process.{token}.ready"),
+            Self::Process(token, Part::Private) => write!(f, "process.{token}.private"),
             Self::Process(token, Part::Shim) => write!(f, "process.{token}.shim"),
             Self::Stored(service, id) => write!(f, "stored.{service}.{id}"),
         }
@@ -389,6 +397,7 @@ impl FromStr for Name {
                     ["stdout"] => Some(Part::Stdout),
                     ["stderr"] => Some(Part::Stderr),
                     ["ready"] => Some(Part::Ready),
+                    ["private"] => Some(Part::Private),
                     ["shim"] => Some(Part::Shim),
                     _ => None,
                 };
@@ -421,7 +430,7 @@ mod tests {
     #[test]
     fn every_name_leads_back() {
         let pid = Pid::from_raw(77).expect("positive");
-        let parts = [Part::Pid(pid), Part::Notify, Part::Stdout, Part::Stderr, Part::Ready, Part::Shim];
+        let parts = [Part::Pid(pid), Part::Notify, Part::Stdout, Part::Stderr, Part::Ready, Part::Private, Part::Shim];
         let names = [Name::State, Name::Control, Name::Lock, Name::Socket(3), Name::Program(u64::MAX)];
         for name in names.into_iter().chain(parts.map(|part| Name::Process(9, part))) {
             assert_eq!(name.to_string().parse(), Ok(name));

@@ -28,8 +28,10 @@ const STORE_AGAIN: Duration = Duration::from_millis(20);
 /// The same for one that is not there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Descriptors that one more generation keeps, at most, without new listeners.
+/// Descriptors that one more generation of one instance keeps, at most, without new listeners.
 const PER_UPGRADE: usize = 16;
+/// Descriptors that each further instance keeps, at most.
+pub(in crate::supervisor) const PER_INSTANCE: usize = 8;
 /// How long a process waits for it before it becomes its program all the same.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How much of it is kept between two documents.
@@ -89,11 +91,11 @@ impl Survival {
         }
     }
 
-    /// Why no upgrade can begin: what it would hold, with so many programs of hooks, does not fit into the store, which
-    /// would drop it without a word.
-    pub(crate) fn is_full(&self, programs: usize) -> Option<Reason> {
+    /// Why no upgrade can begin: what it would hold, with so many descriptors beside those of one instance, does not fit
+    /// into the store, which would drop it without a word.
+    pub(crate) fn is_full(&self, beside: usize) -> Option<Reason> {
         let (limit, used) = self.store.as_ref()?.room();
-        let wanted = PER_UPGRADE + programs;
+        let wanted = PER_UPGRADE + beside;
         (used + wanted > limit).then(|| {
             Reason::Resources(format!(
                 "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {wanted} more: \
@@ -304,6 +306,7 @@ impl<'a> ReleaseEntry<'a> {
             service: Cow::Borrowed(&release.service),
             program: ProgramEntry::of(&release.program),
             probe: release.probe.as_deref().map(ProgramEntry::of),
+            check: release.check.as_deref().map(ProgramEntry::of),
             hooks: release.hooks.iter().map(|(hook, held)| (*hook, programs(held))).collect(),
             argv: release.argv.clone(),
             environment: release.environment.clone(),

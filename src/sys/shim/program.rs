@@ -101,6 +101,12 @@ pub enum ResolveError {
 }
 
 impl Program {
+    /// Whether it is the same file in the same state, run by the same path.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (&self.path, &self.real, self.identity) == (&other.path, &other.real, other.identity)
+    }
+
     /// Finds the file that a command means: in the `:`-separated `search_path` when it holds no slash, else relative to
     /// `directory`, which must be absolute. It must be a file that we may execute, and its interpreter must exist.
     ///
