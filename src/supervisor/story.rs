@@ -22,6 +22,8 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Returning { .. } => "returning",
         Step::HookBegun { .. } => "hook",
         Step::Scaled { .. } => "scaled",
+        Step::Paused { .. } => "paused",
+        Step::Resumed => "resumed",
         Step::Unhealthy { .. } => "unhealthy",
         Step::Healthy { .. } => "healthy",
         Step::Draining { .. } => "draining",
@@ -40,7 +42,7 @@ pub(super) fn name(step: &Step) -> &'static str {
 /// The generation that a step is about.
 pub(super) fn generation(step: &Step) -> Option<Generation> {
     match step {
-        Step::Pinning | Step::Stopped => None,
+        Step::Pinning | Step::Paused { .. } | Step::Resumed | Step::Stopped => None,
         Step::Starting { generation }
         | Step::Soaking { generation, .. }
         | Step::SwitchingBack { generation }
@@ -102,6 +104,8 @@ fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
         Step::Scaled { instances, .. } => {
             format!("{instances} instance{} from now on", if *instances == 1 { "" } else { "s" })
         }
+        Step::Paused { span } => format!("paused: new connections wait, for {} at most", spoken(*span)),
+        Step::Resumed => "resumed: new connections are let in again".into(),
         Step::Unhealthy { reason, .. } => format!("{}: {reason}", process()),
         Step::Healthy { .. } => format!("the health checks of {} pass again", process()),
         Step::Draining { timeout, .. } => format!("draining, {} at most", spoken(*timeout)),
