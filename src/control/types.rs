@@ -77,16 +77,20 @@ pub struct ServiceStatus {
     #[serde(default)]
     pub paused: Option<f64>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub instances: u32,
     /// What its config says about that, where an operator chose another number.
     pub configured: Option<u32>,
     /// How it is upgraded, as the config has it: `overlap`, `rolling`, `canary`, `blue-green` or `stop-start`.
+    #[serde(default)]
     pub strategy: String,
     /// How new connections are divided, as the config has it: `shared` or `steered`.
+    #[serde(default)]
     pub traffic: String,
     /// Its generations, newest first.
     pub generations: Vec<GenerationStatus>,
     /// The releases that served before and can be gone back to, the latest first.
+    #[serde(default)]
     pub kept: Vec<KeptStatus>,
     /// Its listeners, in the order of their descriptors.
     pub listeners: Vec<ListenerStatus>,
@@ -140,8 +144,10 @@ pub struct GenerationStatus {
     /// instance.
     pub weight: Option<u32>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub desired: u32,
     /// How many of them are of use for new connections.
+    #[serde(default)]
     pub ready: u32,
     /// While it stands by: for how long, seconds.
     pub standby: Option<f64>,
