@@ -745,6 +745,7 @@ impl World {
         if serving.is_some() && serving == made && service.serving.is_none() {
             assert_eq!(self.model.upgrades[&upgrade].kind, Kind::Start);
             service.serving = serving;
+            service.served.extend(serving);
         }
     }
 
