@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use zdsup::control::types::Verdict;
 
-use super::{INSTANCES, by_generation, canary, canary_at, draw, pids, steered, who, within_binomial};
+use super::{INSTANCES, by_generation, canary, canary_at, draw, lines, pids, steered, who, within_binomial};
 use crate::support::client::Connection;
+use crate::support::supervisor::generation;
 use crate::support::{Load, Zdsup};
 
 const CONNECTIONS: usize = 4000;
@@ -21,11 +22,7 @@ fn a_canary_gets_its_share() {
         std::thread::scope(|scope| {
             let reload = scope.spawn(|| z.reload(&[]));
             let status = z.is_canary(number);
-            // Outside once in a thousand draws; twice in a row it is no accident.
-            let (first, second) = (is_divided(&z, number, weight), || is_divided(&z, number, weight));
-            if let Err(first) = first.or_else(|first| second().map_err(|second| format!("{first}\n{second}"))) {
-                panic!("at {weight} percent: {first}");
-            }
+            is_divided_within_two_draws(&z, number, weight);
             assert_eq!((pids(&status, 1).len(), pids(&status, number).len()), (INSTANCES, INSTANCES));
             z.abort(reload).still_serving(1);
         });
@@ -35,6 +32,16 @@ fn a_canary_gets_its_share() {
     }
     load.unharmed();
     z.end();
+}
+
+/// Outside once in a thousand draws; twice in a row it is no accident.
+#[track_caller]
+fn is_divided_within_two_draws(z: &Zdsup, candidate: u64, weight: u32) {
+    if let Err(first) = is_divided(z, candidate, weight)
+        && let Err(second) = is_divided(z, candidate, weight)
+    {
+        panic!("at {weight} percent: {first}\n{second}");
+    }
 }
 
 fn is_divided(z: &Zdsup, candidate: u64, weight: u32) -> Result<(), String> {
@@ -66,6 +73,46 @@ fn timed_steps_end_with_everything_at_the_new_generation() {
     z.whole(2);
     let tally = load.unharmed();
     assert_eq!(tally.by.keys().copied().collect::<Vec<_>>(), [1, 2]);
+    z.end();
+}
+
+/// A canary that an operator promotes: step by step, then all of it; and all at once with `--full`.
+#[test]
+fn promoted_by_hand() {
+    let mut z = steered(&["serve"], &[]);
+    let load = Load::start(&z.target());
+    let promote = |z: &Zdsup, more: &[&str]| {
+        let promoted = z.supervisor.run(&[&["promote"], more].concat());
+        assert!(promoted.status.success(), "{promoted:?}");
+    };
+    z.configure(|setup| {
+        setup.upgrade =
+            lines(&["strategy = \"canary\"", "canary = { steps = [{ weight = 10 }, { weight = 70 }], manual = true }"]);
+    });
+    for (number, full) in [(2, false), (3, true)] {
+        std::thread::scope(|scope| {
+            let reload = scope.spawn(|| z.reload(&[]));
+            let weighs = |weight: u32| {
+                z.wait_for("it has its share", |status| {
+                    generation(status, number).is_some_and(|candidate| candidate.weight == Some(weight))
+                });
+                z.is_canary(number);
+                is_divided_within_two_draws(&z, number, weight);
+            };
+            weighs(10);
+            if full {
+                promote(&z, &["--full"]);
+            } else {
+                promote(&z, &[]);
+                weighs(70);
+                promote(&z, &[]);
+            }
+            reload.join().expect("it does not panic").is(Verdict::Upgraded);
+        });
+        assert_eq!(by_generation(&draw(z.address(), 200)).into_keys().collect::<Vec<_>>(), [number]);
+        z.whole(number);
+    }
+    load.unharmed();
     z.end();
 }
 
