@@ -26,6 +26,7 @@
 //!   Retreating first, and the verdict falls when that serves again.
 //! - *Standby* is a generation that a rollback switches back to: Standby, Switching, Serving.
 //! - While nothing serves there is nothing to protect: a candidate switches as soon as it is ready, without soak.
+//!   Only a first start that is a rehearsal ([`FirstFailure::Rehearse`]) goes through all of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

@@ -115,6 +115,10 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: log::Format,
+    /// Nobody is served: the services are only started to see how that goes. What they are told so by is in their
+    /// environment, they have no cgroups, and a first start that fails is reported and left at that. The number is that
+    /// of the first slot, as they are told it: none that a process of the real service has.
+    pub rehearsal: Option<u32>,
 }
 
 /// Why the supervisor could not start, or what its first start came to.
@@ -444,7 +448,7 @@ impl Supervisor {
             None => config::logical_directory()
                 .map_err(|error| StartError::internal("cannot read the current directory", &error))?,
         };
-        let surroundings = Surroundings::of_this_process(source, directory, nofile);
+        let surroundings = Surroundings::of_this_process(source, directory, nofile, options.rehearsal);
         let runtime_directory = match &mut predecessor {
             Some(Predecessor { document, fds, .. }) => {
                 let (path, is_ours) = (document.runtime_directory.clone(), document.runtime_directory_is_ours);
@@ -539,7 +543,8 @@ impl Supervisor {
             incarnation: 1,
             reexec: None,
             settled_at: None,
-            cgroups: cgroup::delegated(),
+            // Those of a rehearsal could have the names of those of the real one, in the very same place.
+            cgroups: cgroup::delegated().filter(|_| options.rehearsal.is_none()),
             hangups,
             paths,
             watched: HashMap::new(),
@@ -574,7 +579,11 @@ impl Supervisor {
             std::process::id()
         );
         self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
-        let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
+        let first_failure = match self.systemd.is_listening() {
+            _ if self.surroundings.rehearsal.is_some() => FirstFailure::Rehearse,
+            true => FirstFailure::Exit,
+            false => FirstFailure::Retry,
+        };
         let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
         // Numbers go on from those of former supervisors.
         let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
@@ -852,7 +861,7 @@ impl Supervisor {
             poller: &mut self.poller,
             service: self.services.get(&id.service).map_or("", |service| &service.name),
             cgroups: self.cgroups.as_ref(),
-            nofile: self.surroundings.nofile,
+            surroundings: &self.surroundings,
             stdout: &self.stdout,
             stderr: &self.stderr,
             terminal: self.terminal,

@@ -23,6 +23,7 @@ mod listeners;
 mod metrics;
 mod readiness;
 mod reexec;
+mod rehearse;
 mod reuse;
 mod steered;
 mod store;

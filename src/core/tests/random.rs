@@ -1077,7 +1077,7 @@ fn some_way() -> impl Strategy<Value = Way> {
 }
 
 fn world() -> impl Strategy<Value = (u32, FirstFailure, Vec<Policy>)> {
-    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry]), vec(some_policy(), 1..4))
+    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry, FirstFailure::Rehearse]), vec(some_policy(), 1..4))
 }
 
 proptest! {
