@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use zdsup::control::types::Verdict;
 
-use super::{INSTANCES, by_generation, canary, canary_at, draw, lines, pids, steered, who, within_binomial};
+use super::{INSTANCES, by_generation, canary, canary_at, draw, during, lines, pids, steered, who, within_binomial};
 use crate::support::client::Connection;
 use crate::support::supervisor::generation;
 use crate::support::{Load, Zdsup};
@@ -19,8 +19,7 @@ fn a_canary_gets_its_share() {
     let load = Load::start(&z.target());
     for (number, weight) in [(2, 5), (3, 50)] {
         z.configure(|setup| setup.upgrade = canary_at(weight));
-        std::thread::scope(|scope| {
-            let reload = scope.spawn(|| z.reload(&[]));
+        during(&z, |reload| {
             let status = z.is_canary(number);
             is_divided_within_two_draws(&z, number, weight);
             assert_eq!((pids(&status, 1).len(), pids(&status, number).len()), (INSTANCES, INSTANCES));
@@ -90,8 +89,7 @@ fn promoted_by_hand() {
             lines(&["strategy = \"canary\"", "canary = { steps = [{ weight = 10 }, { weight = 70 }], manual = true }"]);
     });
     for (number, full) in [(2, false), (3, true)] {
-        std::thread::scope(|scope| {
-            let reload = scope.spawn(|| z.reload(&[]));
+        during(&z, |reload| {
             let weighs = |weight: u32| {
                 z.wait_for("it has its share", |status| {
                     generation(status, number).is_some_and(|candidate| candidate.weight == Some(weight))
@@ -121,8 +119,7 @@ fn promoted_by_hand() {
 fn clients_of_a_network_go_to_the_canary() {
     let mut z = steered(&["serve"], &[]);
     z.configure(|setup| setup.upgrade = canary(&[(1, 600_000)], ", from = [\"127.1.0.0/16\", \"127.2.3.4\"]"));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(2);
         for named in (1..=100u8).map(|n| Ipv4Addr::new(127, 1, n, n)).chain([Ipv4Addr::new(127, 2, 3, 4)]) {
             assert_eq!(at(&z, named), 2, "{named}");
@@ -145,8 +142,7 @@ fn a_client_stays_with_its_release() {
     let sweep = |z: &Zdsup| -> Vec<u64> { clients.iter().map(|client| at(z, *client)).collect() };
 
     z.configure(|setup| setup.upgrade = canary(&[(40, 600_000)], ", affinity = \"source\""));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(2);
         let first = sweep(&z);
         let moved = first.iter().filter(|generation| **generation == 2).count();
@@ -158,8 +154,7 @@ fn a_client_stays_with_its_release() {
     z.whole(1);
 
     z.configure(|setup| setup.upgrade = canary(&[(5, 500), (30, 500), (60, 500)], ", affinity = \"source\""));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         let mut before = sweep(&z);
         loop {
             let now = sweep(&z);
