@@ -20,7 +20,7 @@
 //! - *Serving* is the generation that the service is committed to; there is at most one. It stays Serving while its
 //!   processes are restarted after a crash: whether any is ready is another question ([`Generation::is_up`]).
 //! - Until the candidate is Serving, nothing is done to the serving generation: no action names its instances. The
-//!   exception is what the config asks for by name: `rolling` and `stop-start` ([`rolling`]) replace it piece by piece.
+//!   exception is what the config asks for by name: `rolling` and `stop-start` (rolling.rs) replace it piece by piece.
 //! - The verdict falls when the candidate is Serving and every instance of the old generation has been told to stop
 //!   (or is dead, or stands by). What drains afterwards is nobody's verdict.
 //! - A candidate that is given up is Ending at once, and the verdict falls; only where it had replaced something, it is
@@ -43,6 +43,7 @@ mod deadlines;
 mod generation;
 mod hooks;
 mod outbox;
+mod pause;
 mod processes;
 mod releases;
 mod relief;
@@ -54,6 +55,7 @@ mod upgrade;
 
 pub use generation::{Generation, Role, Seat};
 pub(super) use outbox::Outbox;
+pub use pause::Pause;
 pub use releases::{Kept, Scaled};
 pub use routes::Route;
 
@@ -97,6 +99,9 @@ pub struct Service {
     first_failure: FirstFailure,
     /// How many [`Action::SetWeights`] are not yet answered.
     weights_awaited: u32,
+    /// New connections are made to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
     /// The generation that replaced others, whose `after-drain` hook is to be run when they are gone.
     #[serde(default)]
     owes_after_drain: Option<Number>,
@@ -207,6 +212,7 @@ impl Service {
             never_started: false,
             first_failure,
             weights_awaited: 0,
+            pause: None,
             owes_after_drain: None,
             unrelieved: BTreeSet::new(),
         }
@@ -284,7 +290,8 @@ impl Service {
             self.let_go(generation.release, out);
         }
         self.run_owed_hook(out);
-        if self.purpose == Purpose::Stop && self.generations.is_empty() && self.upgrade.is_none() {
+        let empty = self.generations.is_empty() && self.upgrade.is_none() && self.pause.is_none();
+        if self.purpose == Purpose::Stop && empty {
             self.purpose = Purpose::Stopped;
             out.push(Action::Progress { service, upgrade: None, step: Step::Stopped });
         }

@@ -20,7 +20,8 @@ impl Service {
             let retries = generation.seats.iter().filter_map(|seat| seat.retry_at);
             own.chain(retries).chain(generation.instances.values().filter_map(Instance::deadline))
         });
-        generations.chain(upgrade).chain(self.held_until).filter(|time| *time != Time(u64::MAX)).min()
+        let own = [self.held_until, self.pause_deadline()].into_iter().flatten();
+        generations.chain(upgrade).chain(own).filter(|time| *time != Time(u64::MAX)).min()
     }
 
     pub(in crate::core) fn expire(&mut self, now: Time, out: &mut Outbox) {
@@ -36,6 +37,7 @@ impl Service {
             }
             Some(_) | None => {}
         }
+        self.expire_pause(now, out);
         let numbers: Vec<Number> = self.generations.keys().copied().collect();
         for number in numbers {
             self.expire_instances(now, number, out);

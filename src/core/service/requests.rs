@@ -86,6 +86,12 @@ impl Service {
         }
     }
 
+    /// Whether its first start waits for others to serve.
+    #[must_use]
+    pub fn is_held_back(&self) -> bool {
+        self.held_until.is_some()
+    }
+
     /// Whether a request would begin at once.
     pub(in crate::core) fn is_idle(&self) -> bool {
         self.upgrade.is_none() && self.held_until.is_none()
@@ -189,6 +195,7 @@ impl Service {
             return;
         }
         self.purpose = Purpose::Stop;
+        self.release(now, out);
         self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {

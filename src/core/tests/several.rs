@@ -156,7 +156,7 @@ impl Fleet {
                     self.said.push(format!("{outcome:?}"));
                     continue;
                 }
-                Action::Discard(_) | Action::RunHook { .. } | Action::Abort(_) => continue,
+                Action::Hold { .. } | Action::Discard(_) | Action::RunHook { .. } | Action::Abort(_) => continue,
             };
             self.core.handle(self.now, event);
         }
