@@ -159,6 +159,7 @@ fn every_field_of_every_type_is_described() {
         hint: Some("what".into()),
         output: vec!["line".into()],
         output_elsewhere: Some("there".into()),
+        because_of: Some(6),
         serving: Some(3),
     };
     let no_verdict = VerdictStatus {
@@ -166,6 +167,7 @@ fn every_field_of_every_type_is_described() {
         hint: None,
         output: vec![],
         output_elsewhere: None,
+        because_of: None,
         serving: None,
         ..verdict.clone()
     };
@@ -181,6 +183,7 @@ fn every_field_of_every_type_is_described() {
         from: Some(3),
         requested_at: 1.5,
         duration: 2.5,
+        takes_back: Some(5),
         verdict: Some(verdict.clone()),
         drained: true,
         warnings: vec!["warning".into()],
@@ -188,6 +191,7 @@ fn every_field_of_every_type_is_described() {
     let no_upgrade = UpgradeStatus {
         generation: None,
         from: None,
+        takes_back: None,
         verdict: None,
         requested_by: vec![],
         warnings: vec![],
@@ -396,13 +400,32 @@ fn every_field_of_every_type_is_described() {
     let least = SupervisorEvent { service: None, generation: None, upgrade: None, verdict: None, ..told.clone() };
     compare(&mut seen, &told, &least);
 
-    let request = UpgradeRequest { service: Some("web".into()), kind: Kind::Rollback, to: Some(3) };
-    compare(&mut seen, &request, &UpgradeRequest { service: None, to: None, ..request.clone() });
+    let request = UpgradeRequest {
+        service: Some("web".into()),
+        services: Some(vec!["web".into()]),
+        kind: Kind::Rollback,
+        atomic: Some(true),
+        to: Some(3),
+    };
+    compare(
+        &mut seen,
+        &request,
+        &UpgradeRequest { service: None, services: None, atomic: None, to: None, ..request.clone() },
+    );
     compare(&mut seen, &Promotion { service: Some("web".into()), full: true }, &Promotion::default());
     let scaling = Scaling { service: Some("web".into()), instances: 3 };
     compare(&mut seen, &scaling, &Scaling { service: None, ..scaling.clone() });
-    let accepted = UpgradeAccepted { id: 1, service: "web".into(), admission: AdmissionKind::Joined };
-    compare(&mut seen, &accepted, &accepted);
+    let then = UpgradeThen { id: 2, service: "api".into() };
+    compare(&mut seen, &then, &then);
+    let accepted = UpgradeAccepted {
+        id: 1,
+        service: "web".into(),
+        admission: AdmissionKind::Joined,
+        then: vec![then],
+        atomic: true,
+        removes: vec!["old".into()],
+    };
+    compare(&mut seen, &accepted, &UpgradeAccepted { then: vec![], removes: vec![], ..accepted.clone() });
     compare(&mut seen, &PauseRequest { service: Some("web".into()), max: Some(30.0) }, &PauseRequest::default());
     compare(&mut seen, &Target { service: Some("web".into()) }, &Target::default());
     compare(&mut seen, &Replacement { binary: Some("/usr/bin/zdsup".into()) }, &Replacement::default());

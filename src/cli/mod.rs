@@ -103,7 +103,8 @@ enum Command {
     ///
     /// The config file is read again, and the new release is started beside the old one; once it is ready the old one
     /// drains. Waits for the verdict, shows what happens, and exits by the verdict. While an upgrade is in flight,
-    /// requests share the next one.
+    /// requests share the next one. Without a service all are upgraded, one after the other until one fails; those that
+    /// the config has gained are started, and those that it has lost are removed at the end.
     Reload(Deferred<upgrade::UpgradeArgs>),
 
     /// Upgrade to the release that runs already.
@@ -138,9 +139,10 @@ enum Command {
 
     /// Drain, then end the supervisor, or one service.
     ///
-    /// Waits until everything has ended. A service that is stopped on its own keeps its listeners bound: callers wait
-    /// until a reload starts it again. Asking a stopping supervisor again ends everything at once. With --leftovers it
-    /// ends what a supervisor has left behind that was killed and has no successor.
+    /// Waits until everything has ended: each service is told once those that come after it have ended. One that is
+    /// stopped on its own keeps its listeners bound: callers wait until a reload starts it again. Asking a stopping
+    /// supervisor again ends everything at once. With --leftovers it ends what a supervisor has left behind that was
+    /// killed and has no successor.
     Stop(Deferred<stop::StopArgs>),
 
     /// Give up the upgrade in flight.

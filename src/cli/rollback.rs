@@ -41,7 +41,8 @@ pub(super) fn run(global: &Global, args: RollbackArgs) -> Result<Exit, Failure> 
         }
         (service, named) => service.or(named),
     };
-    upgrade::upgrade(global, vec![UpgradeRequest { service, kind: Kind::Rollback, to }], &waiting)
+    let request = UpgradeRequest { service, services: None, kind: Kind::Rollback, atomic: None, to };
+    upgrade::upgrade(global, &request, &waiting)
 }
 
 fn generation(text: &str) -> Result<To, String> {

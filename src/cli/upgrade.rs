@@ -11,7 +11,7 @@ use super::render::{self, span};
 use super::terminal::{Style, print, say};
 use super::{Global, block_on, over, timeout};
 use crate::control::client::{Client, ClientError};
-use crate::control::types::{AdmissionKind, UpgradeAccepted, UpgradeEvent, UpgradeRequest, VerdictStatus};
+use crate::control::types::{AdmissionKind, UpgradeEvent, UpgradeRequest, UpgradeStatus, VerdictStatus};
 use crate::core::{Kind, Verdict};
 use crate::exit::Exit;
 use crate::sys::systemd::stderr_is_journal;
@@ -21,9 +21,18 @@ const TICK: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Args)]
 pub(super) struct UpgradeArgs {
-    /// The services, one after the other until one fails; may be left out where there is one.
+    /// The services; without one, all of them.
+    ///
+    /// Several are upgraded one after the other, each after those that its config names in `after`, until one fails.
     #[arg(value_name = "SERVICE")]
     services: Vec<String>,
+
+    /// If one fails, take those back that are upgraded already.
+    ///
+    /// With the strategy blue-green none is switched before all are ready. Without this option it is so where the config
+    /// has `atomic = true`.
+    #[arg(long)]
+    atomic: bool,
 
     #[command(flatten)]
     waiting: Waiting,
@@ -59,28 +68,29 @@ enum Wait {
 }
 
 pub(super) fn run(global: &Global, args: &UpgradeArgs, kind: Kind) -> Result<Exit, Failure> {
-    let request = |service| UpgradeRequest { service, kind, to: None };
-    let requests = match args.services.as_slice() {
-        [] => vec![request(None)],
-        named => named.iter().cloned().map(Some).map(request).collect(),
+    let (service, services) = match args.services.as_slice() {
+        [] => (None, None),
+        [one] => (Some(one.clone()), None),
+        several => (None, Some(several.to_vec())),
     };
-    upgrade(global, requests, &args.waiting)
+    let request = UpgradeRequest { service, services, kind, atomic: args.atomic.then_some(true), to: None };
+    upgrade(global, &request, &args.waiting)
 }
 
-/// Asks for these, one after the other until one fails.
-pub(super) fn upgrade(global: &Global, requests: Vec<UpgradeRequest>, args: &Waiting) -> Result<Exit, Failure> {
+/// Asks for it, and shows what comes of it.
+pub(super) fn upgrade(global: &Global, request: &UpgradeRequest, args: &Waiting) -> Result<Exit, Failure> {
     let mut client = global.client()?;
     block_on(async {
         let began = Instant::now();
         let show = Show::new(args.json);
-        let mut upgrade = Upgrading { args, accepted: None, verdict: None, wants_promotion: false, show };
+        let mut upgrade = Upgrading { args, current: None, verdict: None, wants_promotion: false, show };
         let line = upgrade.show.moving();
         let ended = tokio::select! {
             biased;
             _ = tokio::signal::ctrl_c() => None,
             () = over(args.timeout) => Some(None),
             () = keep_moving(line) => None,
-            exit = upgrade.all(&mut client, requests) => Some(Some(exit)),
+            exit = upgrade.all(&mut client, request) => Some(Some(exit)),
         };
         upgrade.show.end();
         match ended {
@@ -106,7 +116,8 @@ pub(super) async fn keep_moving(line: Option<MovingLine>) {
 /// The upgrades that were asked for, one after the other.
 struct Upgrading<'a> {
     args: &'a Waiting,
-    accepted: Option<UpgradeAccepted>,
+    /// The one that is waited for, and its service.
+    current: Option<(u64, String)>,
     verdict: Option<VerdictStatus>,
     /// It goes no further until somebody promotes it.
     wants_promotion: bool,
@@ -114,34 +125,53 @@ struct Upgrading<'a> {
 }
 
 impl Upgrading<'_> {
-    async fn all(&mut self, client: &mut Client, requests: Vec<UpgradeRequest>) -> Result<Exit, Failure> {
-        for request in requests {
-            let exit = self.one(client, &request).await?;
-            if exit != Exit::Done {
-                return Ok(exit);
-            }
-        }
-        Ok(Exit::Done)
-    }
-
-    async fn one(&mut self, client: &mut Client, request: &UpgradeRequest) -> Result<Exit, Failure> {
-        (self.accepted, self.verdict, self.wants_promotion) = (None, None, false);
+    async fn all(&mut self, client: &mut Client, request: &UpgradeRequest) -> Result<Exit, Failure> {
         let accepted = client.request(request).await?;
-        let id = accepted.id;
-        let accepted = self.accepted.insert(accepted);
+        self.current = Some((accepted.id, accepted.service.clone()));
         if self.args.no_wait {
             if !self.args.json {
-                return Ok(said(&render::accepted(accepted)));
+                return Ok(said(&render::accepted(&accepted)));
             }
-            let printed = json(accepted).and_then(print);
+            let printed = json(&accepted).and_then(print);
             return printed.map_err(|failure| self.unfinished(failure.exit, &failure.error));
         }
-        if accepted.admission != AdmissionKind::Begun {
-            self.show.line(&render::accepted(accepted));
+        if accepted.admission != AdmissionKind::Begun || !accepted.then.is_empty() || !accepted.removes.is_empty() {
+            self.show.line(&render::accepted(&accepted));
             if request.kind == Kind::Rollback {
                 self.show.line("`zdsup abort` gives up the one in flight, and what served before it goes on");
             }
         }
+        let then = accepted.then.iter().map(|then| (then.id, then.service.clone()));
+        let upgrades: Vec<(u64, String)> = std::iter::once((accepted.id, accepted.service)).chain(then).collect();
+        let (mut first_failure, mut said) = (Exit::Done, false);
+        for (id, service) in &upgrades {
+            let exit = self.one(client, *id, service).await?;
+            // One that failed because of another says nothing of its own.
+            let own = self.verdict.as_ref().is_none_or(|verdict| verdict.because_of.is_none());
+            if exit != Exit::Done && (first_failure == Exit::Done || (own && !said)) {
+                (first_failure, said) = (exit, own);
+            }
+        }
+        if first_failure != Exit::Done && accepted.atomic {
+            self.taken_back(client, &upgrades).await?;
+        }
+        Ok(first_failure)
+    }
+
+    /// Those that take back what had succeeded before another failed.
+    async fn taken_back(&mut self, client: &mut Client, upgrades: &[(u64, String)]) -> Result<(), Failure> {
+        let undoes =
+            |status: &UpgradeStatus| status.takes_back.is_some_and(|id| upgrades.iter().any(|one| one.0 == id));
+        let all = client.upgrades().await?;
+        for status in all.into_iter().filter(undoes) {
+            self.one(client, status.id, &status.service).await?;
+        }
+        Ok(())
+    }
+
+    async fn one(&mut self, client: &mut Client, id: u64, service: &str) -> Result<Exit, Failure> {
+        (self.verdict, self.wants_promotion) = (None, false);
+        self.current = Some((id, service.to_owned()));
         let mut events = client.watch(id, 0);
         loop {
             match events.next().await {
@@ -170,7 +200,7 @@ impl Upgrading<'_> {
 
     /// The failure for whoever does not wait for the end.
     fn unfinished(&self, exit: Exit, why: &str) -> Failure {
-        let Some(UpgradeAccepted { id, service, .. }) = &self.accepted else {
+        let Some((id, service)) = &self.current else {
             return Failure::new(exit, format!("{why}: the supervisor had not confirmed the request"));
         };
         if self.verdict.is_some() {

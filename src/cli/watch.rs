@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::failure::Failure;
 use super::render::{self, Peaks};
-use super::status::now;
+use super::status::{now, only};
 use super::terminal::{Style, height};
 use crate::control::client::{Client, ClientError};
 use crate::control::types::Status;
@@ -29,26 +29,27 @@ const NEXT: &str = "\x1b[K\r\n";
 /// To the end of the line and of the screen (ED), and wrapping again.
 const END: &str = "\x1b[K\x1b[J\x1b[?7h";
 
-/// Shows how everything stands, as it changes.
-pub(super) async fn watch(client: &mut Client, json: bool) -> Result<Exit, Failure> {
+/// Shows how everything stands, or these services do, as it changes.
+pub(super) async fn watch(client: &mut Client, services: &[String], json: bool) -> Result<Exit, Failure> {
     let mut screen = Screen::new(json);
     let ended = tokio::select! {
         biased;
         _ = tokio::signal::ctrl_c() => Ok(Exit::Interrupted),
-        ended = show(client, &mut screen) => ended,
+        ended = show(client, services, &mut screen) => ended,
     };
     screen.end();
     ended
 }
 
-async fn show(client: &mut Client, screen: &mut Screen) -> Result<Exit, Failure> {
+async fn show(client: &mut Client, services: &[String], screen: &mut Screen) -> Result<Exit, Failure> {
     let mut seen = false;
     let mut gone: Option<Instant> = None;
     loop {
         let looked = Instant::now();
         match client.status().await {
-            Ok(status) => {
+            Ok(mut status) => {
                 (seen, gone) = (true, None);
+                only(&mut status, services)?;
                 if !screen.show(&status)? {
                     return Ok(Exit::Done);
                 }

@@ -66,10 +66,6 @@ pub(crate) fn runnable(config: Config) -> Result<Config, ConfigError> {
         Some(path) => ConfigError::of_file(path, message, hint),
         None => ConfigError::of_flag(flag, message, hint),
     };
-    if config.services.len() > 1 {
-        let message = "it has several services, and this version of zdsup runs one";
-        return Err(error("-c", message, "give each service a file and a supervisor of its own"));
-    }
     if config.services.iter().any(|service| service.upgrade.probe.is_some()) {
         let message = "this version of zdsup sends no requests of its own during an upgrade";
         return Err(error("--upgrade-probe", message, "leave the probe and its error rate out"));

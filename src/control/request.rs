@@ -19,6 +19,13 @@ pub const BODY_MAX: usize = 64 * 1024;
 pub fn parse_upgrade_request(body: &[u8]) -> Result<UpgradeRequest, Problem> {
     const HINT: &str = r#"it looks like {"kind": "reload"} or {"service": "web", "kind": "rollback", "to": 3}"#;
     let request: UpgradeRequest = parse(body, HINT)?;
+    let UpgradeRequest { service, services, atomic, .. } = &request;
+    if service.is_some() && services.is_some() {
+        return Err(problem("the body names both a `service` and `services`", HINT));
+    }
+    if request.kind == Kind::Rollback && (services.is_some() || atomic.is_some()) {
+        return Err(problem("a rollback is of one service: the body has `services` or `atomic`", HINT));
+    }
     match (request.kind, request.to) {
         (Kind::Rollback, _) | (Kind::Reload | Kind::Restart, None) => Ok(request),
         (Kind::Reload | Kind::Restart, Some(_)) => {
@@ -206,10 +213,33 @@ mod tests {
 
     use super::*;
 
+    fn request_of(kind: Kind) -> UpgradeRequest {
+        UpgradeRequest { service: None, services: None, kind, atomic: None, to: None }
+    }
+
+    #[test]
+    fn requests_for_several() {
+        let several = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let request = parse_upgrade_request(br#"{"services":["web","api"],"kind":"reload","atomic":true}"#).unwrap();
+        let expected =
+            UpgradeRequest { services: several(&["web", "api"]), atomic: Some(true), ..request_of(Kind::Reload) };
+        assert_eq!(request, expected);
+        assert_eq!(parse_upgrade_request(br#"{"services":[],"kind":"restart"}"#).unwrap().services, several(&[]));
+        for bad in [
+            &br#"{"service":"web","services":[],"kind":"reload"}"#[..],
+            br#"{"services":"web","kind":"reload"}"#,
+            br#"{"services":["web"],"kind":"rollback"}"#,
+            br#"{"kind":"rollback","atomic":true}"#,
+            br#"{"kind":"reload","atomic":1}"#,
+        ] {
+            assert!(parse_upgrade_request(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
+    }
+
     #[test]
     fn upgrade_requests() {
         let request = parse_upgrade_request(br#" {"kind": "restart", "service": "web"} "#).unwrap();
-        assert_eq!(request, UpgradeRequest { service: Some("web".into()), kind: Kind::Restart, to: None });
+        assert_eq!(request, UpgradeRequest { service: Some("web".into()), ..request_of(Kind::Restart) });
         assert_eq!(parse_upgrade_request(br#"{"kind":"rollback","to":3}"#).unwrap().to, Some(3));
         assert_eq!(parse_upgrade_request(br#"{"kind":"rollback","to":null}"#).unwrap().to, None);
         assert_eq!(parse_upgrade_request(br#"{"kind":"reload","service":null}"#).unwrap().service, None);
@@ -331,7 +361,7 @@ mod tests {
 
         #[test]
         fn every_rollback_survives(service in any::<Option<String>>(), to in any::<Option<u64>>(), full in any::<bool>()) {
-            let request = UpgradeRequest { service: service.clone(), kind: Kind::Rollback, to };
+            let request = UpgradeRequest { service: service.clone(), to, ..request_of(Kind::Rollback) };
             prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
             let promotion = Promotion { service, full };
             prop_assert_eq!(parse_promotion(&serde_json::to_vec(&promotion).unwrap()).unwrap(), promotion);
@@ -339,7 +369,7 @@ mod tests {
 
         #[test]
         fn every_service_name_survives(service in any::<Option<String>>()) {
-            let request = UpgradeRequest { service: service.clone(), kind: Kind::Reload, to: None };
+            let request = UpgradeRequest { service: service.clone(), ..request_of(Kind::Reload) };
             prop_assert_eq!(parse_upgrade_request(&serde_json::to_vec(&request).unwrap()).unwrap(), request);
             let target = Target { service };
             prop_assert_eq!(parse_target(&serde_json::to_vec(&target).unwrap()).unwrap(), target);

@@ -282,11 +282,18 @@ pub struct ListenerStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UpgradeRequest {
-    /// Which service; may be left out where there is one.
+    /// Which service. Without this and `services`: all of them; with `rollback` it may be left out where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+    /// Which services, one after the other until one fails, in the order of the config; all of them if it is empty. Not
+    /// beside `service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services: Option<Vec<String>>,
     /// `reload`, `restart` or `rollback`.
     pub kind: Kind,
+    /// Whether those that are upgraded already are taken back when a later one fails; as the config has it without this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub atomic: Option<bool>,
     /// With `rollback`: the generation to go back to; the one before without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
@@ -301,6 +308,24 @@ pub struct UpgradeAccepted {
     pub service: String,
     /// How the request was taken.
     pub admission: AdmissionKind,
+    /// The upgrades of other services, in the order in which they follow it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub then: Vec<UpgradeThen>,
+    /// Whether those that are upgraded already are taken back when a later one fails.
+    #[serde(default)]
+    pub atomic: bool,
+    /// Services that the config does not have any more, and that are removed once all are upgraded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removes: Vec<String>,
+}
+
+/// An upgrade that follows another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradeThen {
+    /// Its number.
+    pub id: u64,
+    /// The service.
+    pub service: String,
 }
 
 /// How a request for an upgrade was taken.
@@ -327,7 +352,7 @@ pub struct UpgradeStatus {
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     pub requested_by: Vec<u32>,
     /// `queued`, `pinning`, `before-start`, `starting`, `spawned`, `ready`, `after-ready`, `soaking`, `switching-back`,
-    /// `rolled`, `weighted`, `awaiting-promotion`, `serving`, `standby`, `draining`, `returning`, or `done`.
+    /// `rolled`, `held`, `weighted`, `awaiting-promotion`, `serving`, `standby`, `draining`, `returning`, or `done`.
     pub step: String,
     /// The candidate.
     pub generation: Option<u64>,
@@ -337,6 +362,9 @@ pub struct UpgradeStatus {
     pub requested_at: f64,
     /// From its beginning to its verdict, or to now, seconds.
     pub duration: f64,
+    /// The upgrade that it takes back, since another of the same request failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub takes_back: Option<u64>,
     /// How it ended.
     pub verdict: Option<VerdictStatus>,
     /// Whether the generation it ended is gone as well.
@@ -363,6 +391,9 @@ pub struct VerdictStatus {
     pub output: Vec<String>,
     /// Where to look when they cannot be known.
     pub output_elsewhere: Option<String>,
+    /// The upgrade of the same request that did not succeed, where that is the reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because_of: Option<u64>,
     /// The generation that serves now.
     pub serving: Option<u64>,
 }
@@ -381,7 +412,7 @@ pub struct UpgradeEvent {
     /// The service.
     pub service: String,
     /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
-    /// `check`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
+    /// `check`, `ready`, `soaking`, `held` (it waits for the others of its request), `taking-back`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
     /// `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
     /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
     pub event: String,
@@ -403,7 +434,8 @@ pub struct SupervisorEvent {
     /// When.
     pub at: f64,
     /// What kind: those of an upgrade's events but `status`, `check` and `output`; `requested`, `scaled`, `retrying`,
-    /// `gave-up`, `paused`, `resumed` and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the
+    /// `gave-up`, `paused`, `resumed`, `stopped`, `leaving` and `removed` of a service; `started`, `adopted`, `reexec` and
+    /// `ending` of the
     /// supervisor.
     pub event: String,
     /// A sentence for a person.

@@ -1,7 +1,7 @@
 //! What the machine wants done, done.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::ledger::News;
 use super::listeners::Change;
@@ -30,7 +30,12 @@ impl Supervisor {
             self.withdraw_hooks();
             // What is wanted is written down before it is done.
             self.record();
-            let Some(action) = self.core.poll_action() else { return };
+            let Some(action) = self.core.poll_action() else {
+                if std::mem::take(&mut self.status_due) {
+                    self.systemd.status(&self.status_line(None));
+                }
+                return;
+            };
             match action {
                 Action::Pin { service, upgrade, kind, again } => self.pin(service, upgrade, kind, again),
                 Action::Prepare { instance, release } => self.prepare(instance, release),
@@ -89,17 +94,22 @@ impl Supervisor {
             self.pinning.remove(&service);
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
-        let mut inherited = std::mem::take(&mut self.inherited);
+        let inherited = Arc::clone(&self.inherited);
         let taken = self.slots_taken(service);
         self.off_the_loop(move || {
             let result = match (kind, pinned) {
                 (Kind::Restart, Some(release)) => release.again(listeners),
                 (Kind::Rollback, Some(release)) => release.back(&listeners, taken),
                 (Kind::Restart | Kind::Rollback, None) => Err(Reason::Pin("the release is gone".into())),
-                (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, (&listeners, taken), &mut inherited),
+                (Kind::Start | Kind::Reload, _) => surroundings.pin(&name, kind, (&listeners, taken), &inherited),
             };
             Some(Elsewhere::Pinned { service, upgrade, result: Box::new(result) })
         });
+        self.load_blank(service);
+    }
+
+    /// Makes the process that the next instance will be.
+    pub(super) fn load_blank(&mut self, service: ServiceId) {
         if let Some(service) = self.services.get_mut(&service).filter(|service| service.blank.is_none()) {
             // What stands in the way is told when it is wanted.
             service.blank = Blank::start().ok();
@@ -136,9 +146,9 @@ impl Supervisor {
             self.watch(listener);
         }
         pinned.release.share(self.releases.values().flat_map(|release| release.executables()));
-        let Pinned { access, metrics, changes, release, .. } = pinned;
+        let Pinned { access, metrics, order, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
-        self.pending.insert(upgrade, Pending { release: id, access, metrics, changes });
+        self.pending.insert(upgrade, Pending { release: id, access, metrics, order, changes });
         self.tell_core(Event::Pinned { upgrade, release: id, policy });
     }
 
@@ -356,6 +366,12 @@ impl Supervisor {
             }
             _ => tracing::info!(service = name, generation = number, "{message}"),
         }
+        if let (Some(upgrade), Step::TakingBack { upgrade: undone }) = (upgrade, step) {
+            let from = self.serving(service);
+            let name = self.name_of(service).to_owned();
+            self.ledger.open(upgrade, &name, Kind::Rollback, from, now);
+            self.ledger.takes_back(upgrade, *undone);
+        }
         if let Some(upgrade) = upgrade {
             let from = self.serving(service);
             let news = News { event: story::name(step), message, generation };
@@ -396,7 +412,9 @@ impl Supervisor {
     }
 
     fn tell_systemd(&mut self, service: ServiceId, upgrade: Option<UpgradeId>, step: &Step) {
-        let line = self.status_line(None);
+        if !self.systemd.is_listening() {
+            return;
+        }
         let first = self
             .core
             .services()
@@ -404,8 +422,8 @@ impl Supervisor {
             .and_then(|service| service.upgrade.as_ref())
             .is_some_and(|u| u.kind == Kind::Start);
         match step {
-            Step::Pinning if upgrade.is_some() && !first => self.systemd.reloading(&line),
-            _ => self.systemd.status(&line),
+            Step::Pinning if upgrade.is_some() && !first => self.systemd.reloading(&self.status_line(None)),
+            _ => self.status_due = true,
         }
     }
 
@@ -426,7 +444,8 @@ impl Supervisor {
         let latest = candidate.and_then(|candidate| self.latest(service, candidate));
         let said = latest.and_then(|process| process.status.as_deref());
         let check = latest.and_then(|process| process.checkup.as_ref()?.failure());
-        let why = reason.as_ref().map(|reason| story::reason(reason, said, check));
+        let other = reason.as_ref().and_then(story::another).and_then(|other| self.ledger.service_of(other));
+        let why = reason.as_ref().map(|reason| story::reason(reason, said, check, other));
         let status = VerdictStatus {
             verdict,
             exit_code: exit.code(),
@@ -438,6 +457,7 @@ impl Supervisor {
             },
             output,
             output_elsewhere,
+            because_of: reason.as_ref().and_then(story::another).map(|other| other.0),
             serving: serving.map(|serving| serving.0),
         };
         self.adopt_config(service, upgrade, verdict);
@@ -468,7 +488,8 @@ impl Supervisor {
             Verdict::Upgraded => tracing::info!(service = name, generation = number, upgrade = upgrade.0, "{message}"),
             _ => tracing::error!(service = name, generation = number, upgrade = upgrade.0, "{message}"),
         }
-        if kind == Some(Kind::Start) && verdict != Verdict::Upgraded {
+        // One that is given up because of another's failure tells nothing of that.
+        if kind == Some(Kind::Start) && verdict != Verdict::Upgraded && reason != Some(Reason::Stopping) {
             let mut text = format!("{name} did not start: {}", status.reason.as_deref().unwrap_or("unknown"));
             for line in &status.output {
                 text.push_str("\n  | ");
@@ -491,8 +512,14 @@ impl Supervisor {
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);
+        } else if self.core.is_starting() || self.core.has_sequence() {
+            // Whoever waits, waits for all of them.
+            self.systemd.status(&line);
         } else if kind != Some(Kind::Start) || verdict == Verdict::Upgraded {
             self.systemd.ready(&line);
+        }
+        if kind == Some(Kind::Start) && !self.core.is_starting() {
+            self.inherited.lock().unwrap_or_else(PoisonError::into_inner).close();
         }
     }
 
@@ -508,6 +535,9 @@ impl Supervisor {
                 *current = access;
                 changed
             });
+        }
+        if let Some(order) = &pending.order {
+            self.adopt_order(order);
         }
         if let Some(Exported(address)) = pending.metrics {
             self.exporter.serve_at(address, &self.commands);
@@ -578,8 +608,10 @@ impl Supervisor {
     /// A service is no more: its listeners are closed as soon as nothing else holds them.
     fn remove(&mut self, service: ServiceId) {
         self.survival.stale = true;
+        let message = "removed, and its listeners are closed";
+        tracing::info!(service = self.name_of(service), "{message}");
+        self.tell_of_service(service, None, "removed", message);
         let Some(mut gone) = self.services.remove(&service) else { return };
-        tracing::info!(service = gone.name, "removed, and its listeners are closed");
         let stored = gone.store.clear(&mut self.poller);
         self.close(stored);
         self.unwatch_unused();

@@ -3,7 +3,7 @@
 //! The processes have never stopped serving. What they have said meanwhile waits in their notify sockets, what they have
 //! printed in their pipes, and how they have ended in their pidfds: all of it is read as if it had just come.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::survival::{Document, Name, Predecessor, ProcessEntry, Programs, Socke
 use super::{Service, Supervisor};
 use crate::core::event::InstanceEvent;
 use crate::core::instance::State;
-use crate::core::{Exit, InstanceId, Kind, Time};
+use crate::core::{Exit, InstanceId, ServiceId, Time};
 use crate::sys::shim;
 
 /// A successor that lives for so long is not one of a row that die at once.
@@ -36,6 +36,7 @@ impl Supervisor {
         self.incarnation = document.incarnation + 1;
         self.next_release = document.next_release;
         self.stopping = document.stopping;
+        self.atomic = document.atomic;
         self.stop_asked = document.stopping && was_us;
         self.ledger = Ledger::adopt(document.ledger).unwrap_or_else(|error| {
             tracing::warn!("the story of former upgrades was lost: {error}");
@@ -43,7 +44,9 @@ impl Supervisor {
         });
         let sockets = Sockets::adopt(sockets, &mut fds);
         let mut hooked = Vec::new();
-        for service in services {
+        // One that was removed is none any more.
+        let known: BTreeSet<ServiceId> = self.core.services().keys().copied().collect();
+        for service in services.into_iter().filter(|service| known.contains(&service.id)) {
             let listeners = sockets.listeners(service.listeners);
             listeners.iter().for_each(|listener| self.watch(listener));
             let (name, owes_restart) = (service.name.into_owned(), service.owes_restart);
@@ -187,12 +190,10 @@ impl Supervisor {
 
     /// Tells whoever started us that we are there, unless a first start is still to be waited for.
     pub(super) fn announce(&mut self) {
-        let mut upgrades = self.core.services().values().filter_map(|service| service.upgrade.as_ref());
-        let first_start = upgrades.any(|upgrade| upgrade.kind == Kind::Start);
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);
-        } else if !first_start {
+        } else if !self.core.is_starting() {
             self.systemd.ready(&line);
         }
     }

@@ -92,6 +92,7 @@ impl Supervisor {
                     self.ask_again(service);
                 }
             }
+            Elsewhere::Read(wanted) => self.on_read(wanted.as_deref()),
             Elsewhere::Replaced { service, token, result } => self.on_replaced(service, token, result),
             Elsewhere::Swept { instance, found: 0 } => {
                 // Others of it may have died while it was searched for.
@@ -647,12 +648,17 @@ impl Supervisor {
     }
 
     /// One line about everything: `web@3 serving; web@2 draining, 12 connections, 20 s left`, and the latest upgrade if
-    /// it did not succeed: `web@4 failed: never ready in 30 s`.
+    /// it did not succeed: `web@4 failed: never ready in 30 s`. Where that is too much, those that serve are counted.
     pub(super) fn status_line(&self, counted: Option<&crate::control::types::Status>) -> String {
         let now = self.now();
         let mut parts = Vec::new();
+        let mut quiet = Vec::new();
+        let ended = self.ledger.each_last_ended();
         for (id, service) in self.core.services() {
             let name = self.name_of(*id);
+            if service.is_held_back() {
+                parts.push(format!("{name} waiting to start"));
+            }
             if let Some(until) = service.paused_until() {
                 parts.push(format!("{name} PAUSED, {} left at most", spoken(until.since(now))));
             }
@@ -689,14 +695,40 @@ impl Supervisor {
                         )
                     }
                 };
+                if generation.role == Role::Serving && generation.is_up() {
+                    quiet.push(parts.len());
+                }
                 parts.push(format!("{name}@{} {what}", generation.number));
             }
             if service.upgrade.is_none() {
-                parts.extend(self.ledger.last_ended(name, now).as_ref().and_then(failure));
+                parts.extend(ended.get(name).copied().and_then(failure));
             }
         }
-        if parts.is_empty() { "nothing runs".into() } else { parts.join("; ") }
+        one_line(parts, &quiet)
     }
+}
+
+/// What systemd takes of a message is 4096 bytes, and what it shows of a status is one line.
+const LINE: usize = 2000;
+
+/// All the parts, as far as they fit: those that are quiet become a number first.
+fn one_line(mut parts: Vec<String>, quiet: &[usize]) -> String {
+    if parts.is_empty() {
+        return "nothing runs".into();
+    }
+    if parts.iter().map(|part| part.len() + 2).sum::<usize>() > LINE {
+        for place in quiet.iter().rev() {
+            parts.remove(*place);
+        }
+        parts.insert(0, format!("{} serving", quiet.len()));
+    }
+    let mut line = parts.join("; ");
+    if line.len() > LINE {
+        let end = (0..=LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
+        line.truncate(end);
+        line.push('…');
+    }
+    line
 }
 
 /// How an upgrade ended, unless it succeeded.

@@ -104,9 +104,21 @@ impl Supervisor {
     }
 
     /// Something else about a service.
-    pub(super) fn tell_of_service(&mut self, service: ServiceId, generation: Generation, event: &str, message: &str) {
+    pub(super) fn tell_of_service(
+        &mut self,
+        service: ServiceId,
+        generation: Option<Generation>,
+        event: &str,
+        message: &str,
+    ) {
         let name = self.services.get(&service).map(|service| service.name.as_str());
-        self.feed.tell(&Told { event, message, service: name, generation: Some(generation.0), ..Told::default() });
+        self.feed.tell(&Told {
+            event,
+            message,
+            service: name,
+            generation: generation.map(|generation| generation.0),
+            ..Told::default()
+        });
     }
 
     /// Something else about an upgrade.

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -101,8 +101,9 @@ impl Ledger {
 
     /// The latest records, for a successor.
     pub(super) fn written(&self) -> BTreeMap<UpgradeId, Cow<'_, RawValue>> {
-        let latest = self.0.iter().rev().take(UPGRADES_HANDED_ON);
-        latest.filter_map(|(id, record)| Some((*id, record.written()?))).collect()
+        let (over, others): (Vec<_>, Vec<_>) = self.0.iter().rev().partition(|(_, record)| record.is_finished());
+        let wanted = over.into_iter().take(UPGRADES_HANDED_ON).chain(others);
+        wanted.filter_map(|(id, record)| Some((*id, record.written()?))).collect()
     }
 
     /// Adds to the story of every upgrade that is not over.
@@ -115,8 +116,8 @@ impl Ledger {
     /// Opens a record.
     pub(super) fn open(&mut self, id: UpgradeId, service: &str, kind: Kind, from: Option<Generation>, now: Time) {
         while self.0.len() >= UPGRADES {
-            // Those in flight are never the oldest for long; they are bounded by the number of services.
-            let oldest = self.0.iter().find(|(_, record)| record.is_finished()).or(self.0.iter().next());
+            // Those that are not over are bounded by the number of services.
+            let oldest = self.0.iter().find(|(_, record)| record.is_finished());
             let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
             self.0.remove(&oldest);
         }
@@ -130,6 +131,7 @@ impl Ledger {
             from: from.map(|from| from.0),
             requested_at: wall(),
             duration: 0.0,
+            takes_back: None,
             verdict: None,
             drained: false,
             warnings: Vec::new(),
@@ -153,6 +155,18 @@ impl Ledger {
         {
             record.status.requested_by.push(uid);
         }
+    }
+
+    /// Notes which upgrade it undoes.
+    pub(super) fn takes_back(&mut self, id: UpgradeId, undone: UpgradeId) {
+        if let Some(record) = self.0.get_mut(&id) {
+            record.status.takes_back = Some(undone.0);
+        }
+    }
+
+    /// The service of an upgrade.
+    pub(super) fn service_of(&self, id: UpgradeId) -> Option<&str> {
+        self.0.get(&id).map(|record| record.status.service.as_str())
     }
 
     /// Adds to the story.
@@ -248,6 +262,13 @@ impl Ledger {
             record.status.warnings.push(news.message.clone());
         }
         record.push(now, news, false);
+    }
+
+    /// The latest upgrade of each service that ended.
+    pub(super) fn each_last_ended(&self) -> HashMap<&str, &UpgradeStatus> {
+        let mut ended: Vec<&Record> = self.0.values().filter(|record| record.concluded.is_some()).collect();
+        ended.sort_by_key(|record| record.concluded);
+        ended.into_iter().map(|record| (record.status.service.as_str(), &record.status)).collect()
     }
 
     /// The latest upgrade of a service that ended.
@@ -399,6 +420,7 @@ fn is_stage(event: &str) -> bool {
             | "spawned"
             | "ready"
             | "soaking"
+            | "held"
             | "switching-back"
             | "rolled"
             | "weighted"

@@ -174,11 +174,44 @@ impl Inherited {
         Some(bound)
     }
 
-    fn leftover(&self) -> Option<String> {
-        self.passed.first().map(|(name, bound)| match name {
+    /// Whether there is one left that none of these will claim. `service`: the one that has claimed what it could.
+    pub(super) fn check_leftover<'a>(
+        &self,
+        service: &str,
+        others: impl Iterator<Item = &'a config::Listen>,
+    ) -> Result<(), Reason> {
+        if self.passed.is_empty() {
+            return Ok(());
+        }
+        let others: Vec<(&str, Endpoint)> =
+            others.filter_map(|listen| Some((listen.name.as_str(), listen.address.resolve().ok()?))).collect();
+        let alone = others.is_empty();
+        let claimed = |(name, bound): &&(Option<String>, Bound)| {
+            others.iter().any(|(other, endpoint)| {
+                bound.endpoint == *endpoint || (name.as_deref() == Some(*other) && is_like(&bound.endpoint, endpoint))
+            })
+        };
+        let Some((name, bound)) = self.passed.iter().find(|passed| !claimed(passed)) else { return Ok(()) };
+        let socket = match name {
             Some(name) => format!("{name} ({})", bound.endpoint),
             None => bound.endpoint.to_string(),
-        })
+        };
+        let whose = if alone { format!("service {service}") } else { "any service".to_owned() };
+        let message =
+            format!("systemd passed the socket {socket}, which no listener of {whose} matches by name or address");
+        Err(Reason::Config(message))
+    }
+
+    /// Nobody else will claim any: they are closed.
+    pub(super) fn close(&mut self) {
+        for (name, bound) in self.passed.drain(..) {
+            let name = name.unwrap_or_default();
+            tracing::warn!(
+                "systemd passed the socket {name} ({}), which no service has claimed: closed",
+                bound.endpoint
+            );
+        }
+        self.left.clear();
     }
 }
 
@@ -259,13 +292,7 @@ pub(super) fn open(
         }
         listeners.push(Listener { name: name.clone(), socket });
     }
-    match inherited.leftover() {
-        Some(socket) => Err(Reason::Config(format!(
-            "systemd passed the socket {socket}, which no listener of service {} matches by name or address",
-            service.name
-        ))),
-        None => Ok(Opened { listeners, warnings, changes }),
-    }
+    Ok(Opened { listeners, warnings, changes })
 }
 
 /// What takes the place of a socket that was shut down and cannot listen again: another one at the same address.

@@ -39,6 +39,7 @@ mod release;
 mod requests;
 mod restore;
 mod rows;
+mod several;
 mod sink;
 mod status;
 mod steering;
@@ -54,7 +55,7 @@ use std::collections::{HashMap, HashSet};
 use std::io::{self, IsTerminal};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
@@ -88,6 +89,7 @@ use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
 use release::{Exported, Pinned, Release, Surroundings};
 use restore::Control;
+use several::{Ask, Asks, Order, Wanted};
 use sink::Sink;
 use store::Store;
 pub use survival::Passed;
@@ -255,8 +257,8 @@ struct Supervisor {
     started: Time,
     poller: Poller,
     surroundings: Arc<Surroundings>,
-    /// Sockets from systemd, until the first start claims them.
-    inherited: Inherited,
+    /// Sockets from systemd, until first starts have claimed them.
+    inherited: Arc<Mutex<Inherited>>,
     services: HashMap<ServiceId, Service>,
     releases: HashMap<ReleaseId, Arc<Release>>,
     next_release: u64,
@@ -264,6 +266,10 @@ struct Supervisor {
     pending: HashMap<UpgradeId, Pending>,
     /// Services whose release is being resolved, or whose resolving hangs.
     pinning: HashSet<ServiceId>,
+    /// Requests for upgrades of several services that wait until the config is read.
+    asks: Asks,
+    /// Unless it is said otherwise, several services are upgraded together or not at all.
+    atomic: bool,
     processes: HashMap<InstanceId, Process>,
     ledger: Ledger,
     history: History,
@@ -302,6 +308,8 @@ struct Supervisor {
     tidy_at: Option<Time>,
     /// How new connections are divided may have changed.
     steer_due: bool,
+    /// What systemd shows may have changed.
+    status_due: bool,
     /// Stop was asked for once already.
     stopping: bool,
     /// That was asked of this process, and not only of a predecessor.
@@ -371,6 +379,8 @@ struct Pending {
     access: Option<Access>,
     /// Where metrics are served, if the config was read.
     metrics: Option<Exported>,
+    /// How its services follow each other, likewise.
+    order: Option<Order>,
     changes: Vec<Change>,
 }
 
@@ -385,6 +395,8 @@ struct Intake {
 enum Elsewhere {
     /// A release is pinned, or cannot be.
     Pinned { service: ServiceId, upgrade: UpgradeId, result: Box<Result<Pinned, core::Reason>> },
+    /// The config was read for whoever asks for upgrades of several services, or cannot be.
+    Read(Option<Box<Wanted>>),
     /// The parent of an instance's main process, which is not us, has reaped it or had the time to.
     Reaped { instance: InstanceId },
     /// The binary that is to replace us is found, or cannot be.
@@ -527,12 +539,14 @@ impl Supervisor {
             started: now,
             poller,
             surroundings: Arc::new(surroundings),
-            inherited,
+            inherited: Arc::new(Mutex::new(inherited)),
             services: HashMap::new(),
             releases: HashMap::new(),
             next_release: 1,
             pending: HashMap::new(),
             pinning: HashSet::new(),
+            asks: Asks::default(),
+            atomic: options.config.as_ref().is_some_and(|config| config.atomic),
             processes: HashMap::new(),
             ledger: Ledger::default(),
             history,
@@ -562,6 +576,7 @@ impl Supervisor {
             terminal: io::stderr().is_terminal(),
             tidy_at: None,
             steer_due: true,
+            status_due: false,
             stopping: false,
             stop_asked: false,
             outcome: None,
@@ -591,6 +606,7 @@ impl Supervisor {
             true => FirstFailure::Exit,
             false => FirstFailure::Retry,
         };
+        let order = config.as_ref().map(Order::of);
         let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
         // Numbers go on from those of former supervisors.
         let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
@@ -598,9 +614,12 @@ impl Supervisor {
         for service in services {
             let last = numbers.generations.get(&service.name).copied().unwrap_or(0);
             let id = self.core.add_service(core::Generation(last + 1), first_failure);
-            let (name, listeners) = (service.name, Listeners::new());
-            let store = Store::new(id);
-            self.services.insert(id, Service::new(name, listeners, store));
+            self.add(id, &service.name);
+        }
+        if let Some(order) = order {
+            self.adopt_order(&order);
+        }
+        for id in self.core.in_order() {
             // A machine that was just made refuses nothing.
             let _ = self.request(id, Kind::Start, None);
         }
@@ -801,12 +820,7 @@ impl Supervisor {
             SIGCHLD => self.on_children(),
             SIGHUP => {
                 tracing::info!("SIGHUP: reload");
-                let services: Vec<ServiceId> = self.services.keys().copied().collect();
-                for service in services {
-                    if let Err(refusal) = self.request(service, Kind::Reload, None) {
-                        tracing::warn!("reload refused: {refusal}");
-                    }
-                }
+                self.ask(Ask { names: Vec::new(), kind: Kind::Reload, atomic: None, by: None });
             }
             SIGUSR1 => self.leave(),
             SIGUSR2 => {

@@ -8,12 +8,13 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use nix::unistd::{Group, User};
 use serde_json::value::RawValue;
 
-use super::listeners::{self, Change, Inherited, Listeners};
+use super::listeners::{self, Change, Inherited, Listeners, Opened};
+use super::several::Order;
 use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
 use crate::config::health::Check;
@@ -114,6 +115,8 @@ pub(super) struct Pinned {
     pub(super) access: Option<Access>,
     /// Where metrics are served from then on, likewise.
     pub(super) metrics: Option<Exported>,
+    /// How its services follow each other, likewise.
+    pub(super) order: Option<Order>,
     /// What will be run.
     pub(super) release: Release,
     /// Things an operator should know.
@@ -201,14 +204,9 @@ impl Surroundings {
         service: &str,
         kind: Kind,
         (existing, taken): (&Listeners, usize),
-        inherited: &mut Inherited,
+        inherited: &Mutex<Inherited>,
     ) -> Result<Pinned, Reason> {
-        let config = match &self.source {
-            Source::Given(config) => (**config).clone(),
-            Source::File { path, name } => {
-                config::load(path, Some(name)).map_err(|error| Reason::Config(picture(&error)))?
-            }
-        };
+        let config = self.config()?;
         let Some(service) = config.services.iter().find(|found| found.name == service).cloned() else {
             return Err(Reason::Config(format!("the config no longer has a service {service}")));
         };
@@ -232,7 +230,13 @@ impl Surroundings {
             Log::File(path) => Some(Arc::new(open_log(path)?)),
             Log::Capture | Log::Inherit | Log::Journal => None,
         };
-        let opened = listeners::open(&service, existing, taken, inherited)?;
+        let opened = {
+            let mut inherited = inherited.lock().unwrap_or_else(PoisonError::into_inner);
+            let opened = listeners::open(&service, existing, taken, &mut inherited)?;
+            let others = config.services.iter().filter(|other| other.name != service.name);
+            inherited.check_leftover(&service.name, others.flat_map(|other| &other.listen))?;
+            opened
+        };
         let listeners = opened.listeners;
         let release = Release {
             service,
@@ -248,8 +252,19 @@ impl Surroundings {
             listeners,
             written: OnceLock::new(),
         };
-        let (access, metrics) = (Some(access(&config)), Some(Exported(config.metrics)));
-        Ok(Pinned { access, metrics, release, warnings: opened.warnings, changes: opened.changes })
+        let (access, metrics, order) =
+            (Some(access(&config)), Some(Exported(config.metrics)), Some(Order::of(&config)));
+        Ok(Pinned { access, metrics, order, release, warnings: opened.warnings, changes: opened.changes })
+    }
+
+    /// The config as it is now.
+    pub(super) fn config(&self) -> Result<Config, Reason> {
+        match &self.source {
+            Source::Given(config) => Ok((**config).clone()),
+            Source::File { path, name } => {
+                config::load(path, Some(name)).map_err(|error| Reason::Config(picture(&error)))
+            }
+        }
     }
 
     fn check_descriptors(&self, service: &config::Service, kind: Kind) -> Result<(), Reason> {
@@ -349,15 +364,17 @@ impl Release {
     pub(super) fn again(&self, listeners: Listeners) -> Result<Pinned, Reason> {
         self.check_program()?;
         let (warnings, changes) = (Vec::new(), Vec::new());
-        Ok(Pinned { access: None, metrics: None, release: self.on(listeners), warnings, changes })
+        let release = self.on(listeners);
+        Ok(Pinned { access: None, metrics: None, order: None, release, warnings, changes })
     }
 
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
     pub(super) fn back(&self, existing: &Listeners, taken: usize) -> Result<Pinned, Reason> {
         self.check_program()?;
         let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
-        let release = self.on(opened.listeners);
-        Ok(Pinned { access: None, metrics: None, release, warnings: opened.warnings, changes: opened.changes })
+        let release = self.on(opened.listeners.clone());
+        let Opened { warnings, changes, .. } = opened;
+        Ok(Pinned { access: None, metrics: None, order: None, release, warnings, changes })
     }
 
     /// The same, holding no sockets: it is only kept to be gone back to.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ledger::News;
 use super::metrics::Facts;
+use super::several::{Ask, Reply};
 use super::status::{self, Snapshot};
 use super::{Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
@@ -11,7 +12,7 @@ use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
 };
 use crate::core::event::spoken;
-use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId};
+use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId, UpgradeId};
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -25,7 +26,7 @@ impl Supervisor {
                 });
             }
             Command::Request { request, uid, reply } => {
-                let _ = reply.send(self.on_upgrade_request(&request, uid));
+                self.on_upgrade_request(request, uid, reply);
             }
             Command::Upgrades { reply } => {
                 let _ = reply.send(self.ledger.all(now));
@@ -78,7 +79,7 @@ impl Supervisor {
         let now = self.now();
         self.survival.stale = true;
         let admission = self.core.request(now, service, kind)?;
-        self.admitted(service, kind, admission, uid);
+        self.admitted(service, kind, admission, uid, None);
         Ok(admission)
     }
 
@@ -87,11 +88,19 @@ impl Supervisor {
         let now = self.now();
         self.survival.stale = true;
         let admission = self.core.rollback(now, service, to.map(Generation))?;
-        self.admitted(service, Kind::Rollback, admission, Some(uid));
+        self.admitted(service, Kind::Rollback, admission, Some(uid), None);
         Ok(admission)
     }
 
-    fn admitted(&mut self, service: ServiceId, kind: Kind, admission: Admission, uid: Option<u32>) {
+    /// Opens the record of an upgrade. `before`: the one that it waits for, where both were asked for together.
+    pub(super) fn admitted(
+        &mut self,
+        service: ServiceId,
+        kind: Kind,
+        admission: Admission,
+        uid: Option<u32>,
+        before: Option<(ServiceId, UpgradeId)>,
+    ) {
         let now = self.now();
         let id = admission.upgrade();
         let from = self.serving(service);
@@ -100,10 +109,11 @@ impl Supervisor {
             Admission::Begun(_) => self.ledger.open(id, &name, kind, from, now),
             Admission::Queued(_) => {
                 self.ledger.open(id, &name, kind, from, now);
-                let message = "waiting for the upgrade in flight to end".to_owned();
-                self.ledger.tell(id, now, News { event: "queued", message, generation: None });
-                tracing::info!(service = name, upgrade = id.0, "{kind} requested during an upgrade: it is the next");
-                self.tell_of_upgrade(service, id, "queued", "waiting for the upgrade in flight to end");
+                match before {
+                    Some(before) => self.tell_of_turn(service, id, before),
+                    None if kind == Kind::Start => self.tell_of_start(service, id),
+                    None => self.tell_of_queue(service, kind, id),
+                }
             }
             Admission::Joined(_) => {}
         }
@@ -116,29 +126,67 @@ impl Supervisor {
         }
     }
 
-    fn on_upgrade_request(&mut self, request: &UpgradeRequest, uid: u32) -> Result<UpgradeAccepted, Rejection> {
-        let service = self.target(request.service.as_deref())?;
-        let admission = match request.kind {
+    /// A first start waits for others to serve.
+    fn tell_of_start(&mut self, service: ServiceId, id: UpgradeId) {
+        let earlier = self.core.after(service).into_iter().flatten().map(|id| self.name_of(*id).to_owned());
+        let message = format!("it starts once {} serves", earlier.collect::<Vec<_>>().join(", and "));
+        let now = self.now();
+        tracing::info!(service = self.name_of(service), "{message}");
+        self.tell_of_upgrade(service, id, "queued", &message);
+        self.ledger.tell(id, now, News { event: "queued", message, generation: None });
+    }
+
+    fn tell_of_queue(&mut self, service: ServiceId, kind: Kind, id: UpgradeId) {
+        let (now, name) = (self.now(), self.name_of(service));
+        tracing::info!(service = name, upgrade = id.0, "{kind} requested during an upgrade: it is the next");
+        let message = "waiting for the upgrade in flight to end".to_owned();
+        self.tell_of_upgrade(service, id, "queued", &message);
+        self.ledger.tell(id, now, News { event: "queued", message, generation: None });
+    }
+
+    fn on_upgrade_request(&mut self, request: UpgradeRequest, uid: u32, reply: Reply) {
+        let UpgradeRequest { service, services, kind, to, atomic } = request;
+        match (kind, service, services) {
+            (Kind::Reload | Kind::Restart, None, services) => {
+                let names = services.unwrap_or_default();
+                self.ask(Ask { names, kind, atomic, by: Some((uid, reply)) });
+            }
+            (_, service, _) => {
+                let answer = self.request_one(service.as_deref(), kind, to, uid);
+                self.act();
+                // Whoever asked may be gone: then nobody wants the answer.
+                let _ = reply.send(answer);
+            }
+        }
+    }
+
+    fn request_one(
+        &mut self,
+        service: Option<&str>,
+        kind: Kind,
+        to: Option<u64>,
+        uid: u32,
+    ) -> Result<UpgradeAccepted, Rejection> {
+        let service = self.target(service)?;
+        let admission = match kind {
             Kind::Start => return Err(rejection(RejectionKind::Invalid, "kind must be reload, restart or rollback")),
-            Kind::Reload | Kind::Restart => self.request(service, request.kind, Some(uid)),
-            Kind::Rollback => self.rollback(service, request.to, uid),
+            Kind::Reload | Kind::Restart => self.request(service, kind, Some(uid)),
+            Kind::Rollback => self.rollback(service, to, uid),
         };
         let admission = admission.map_err(|refusal| self.refused(service, refusal))?;
-        self.act();
         Ok(UpgradeAccepted {
             id: admission.upgrade().0,
             service: self.name_of(service).to_owned(),
-            admission: match admission {
-                Admission::Begun(_) => AdmissionKind::Begun,
-                Admission::Queued(_) => AdmissionKind::Queued,
-                Admission::Joined(_) => AdmissionKind::Joined,
-            },
+            admission: admission.into(),
+            then: Vec::new(),
+            atomic: false,
+            removes: Vec::new(),
         })
     }
 
     fn on_abort(&mut self, target: &Target, uid: u32) -> Result<Done, Rejection> {
         let now = self.now();
-        let service = self.target(target.service.as_deref())?;
+        let service = self.target_in_flight(target.service.as_deref())?;
         self.survival.stale = true;
         let upgrade = self.core.abort(now, service).map_err(|refusal| self.refused(service, refusal))?;
         let name = self.name_of(service);
@@ -152,7 +200,7 @@ impl Supervisor {
 
     fn on_promote(&mut self, promotion: &Promotion, uid: u32) -> Result<Done, Rejection> {
         let now = self.now();
-        let service = self.target(promotion.service.as_deref())?;
+        let service = self.target_in_flight(promotion.service.as_deref())?;
         self.survival.stale = true;
         let upgrade = self.core.promote(now, service, promotion.full);
         let upgrade = upgrade.map_err(|refusal| self.refused(service, refusal))?;
@@ -185,7 +233,7 @@ impl Supervisor {
         let name = self.name_of(service).to_owned();
         let message = format!("scale to {} requested by user {uid}", scaling.instances);
         tracing::info!(service = name, generation = generation.0, "{message}");
-        self.tell_of_service(service, generation, "requested", &message);
+        self.tell_of_service(service, Some(generation), "requested", &message);
         let (instances, plural) = (scaling.instances, if scaling.instances == 1 { "" } else { "s" });
         let change = match (instances.checked_sub(before), before.saturating_sub(instances)) {
             (Some(0), _) => "as before".to_owned(),
@@ -204,8 +252,7 @@ impl Supervisor {
         let now = self.now();
         let Some(name) = target.service.as_deref() else {
             tracing::info!("stop requested by user {uid}");
-            let longest = self.core.services().values().flat_map(|service| service.generations.values());
-            let longest = longest.map(|generation| generation.policy.drain_timeout).max().unwrap_or_default();
+            let longest = self.core.longest_end();
             let again = self.stopping && self.stop_asked;
             self.stop_everything();
             let message = match again {
@@ -272,14 +319,24 @@ impl Supervisor {
         let mut found = self.services.iter().filter(|(_, service)| name.is_none_or(|name| service.name == name));
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
-            (None, _, Some(name)) => {
-                let known: Vec<&str> = self.services.values().map(|service| service.name.as_str()).collect();
-                let mut rejection = rejection(RejectionKind::NotFound, format!("there is no service {name}"));
-                rejection.hint = Some(format!("this supervisor has {}", known.join(", ")));
-                Err(rejection)
-            }
+            (None, _, Some(name)) => Err(self.no_service(name)),
             _ => Err(rejection(RejectionKind::Invalid, "this supervisor has several services: name one")),
         }
+    }
+
+    /// The same; without a name, the one whose upgrade is the only one in flight.
+    fn target_in_flight(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
+        let mut in_flight = self.core.services().values().filter(|service| service.upgrade.is_some());
+        match (name, in_flight.next(), in_flight.next()) {
+            (None, Some(only), None) => Ok(only.id),
+            _ => self.target(name),
+        }
+    }
+
+    pub(super) fn no_service(&self, name: &str) -> Rejection {
+        let known = self.core.services().keys().map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ");
+        let rejection = rejection(RejectionKind::NotFound, format!("there is no service {name}"));
+        Rejection { hint: Some(format!("this supervisor has {known}")), ..rejection }
     }
 
     /// What the loop knows for a monitoring system.
@@ -338,4 +395,19 @@ impl Supervisor {
 
 pub(super) fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
     Rejection { kind, error: error.into(), hint: None }
+}
+
+/// What is said to whoever asked for something that is not to be had, of no single service.
+pub(super) fn refused(refusal: &Refusal) -> Rejection {
+    rejection(RejectionKind::Refused, refusal.to_string())
+}
+
+impl From<Admission> for AdmissionKind {
+    fn from(admission: Admission) -> Self {
+        match admission {
+            Admission::Begun(_) => Self::Begun,
+            Admission::Queued(_) => Self::Queued,
+            Admission::Joined(_) => Self::Joined,
+        }
+    }
 }

@@ -2,7 +2,7 @@
 //! in the control API. One place, so that they agree.
 
 use crate::core::event::spoken;
-use crate::core::{Generation, Kind, Reason, Step, Verdict};
+use crate::core::{Generation, Kind, Reason, Step, UpgradeId, Verdict};
 use crate::exit::Exit;
 
 /// The name of a step in the control API.
@@ -175,11 +175,26 @@ pub(super) fn upgraded(
 
 /// Why an upgrade ended as it did. What a candidate waits for is best known to itself, so its last status comes along;
 /// what its health checks wait for, to them.
-pub(super) fn reason(reason: &Reason, status: Option<&str>, check: Option<&str>) -> String {
-    match (reason, status, check) {
-        (Reason::NeverReady(_), Some(status), _) => format!("{reason}; its last status: {status}"),
-        (Reason::NeverHealthy(_), _, Some(check)) => format!("{reason}; the last one: {check}"),
+/// `other`: the service of the upgrade that it is about.
+pub(super) fn reason(reason: &Reason, status: Option<&str>, check: Option<&str>, other: Option<&str>) -> String {
+    match (reason, status, check, other) {
+        (Reason::NeverReady(_), Some(status), ..) => format!("{reason}; its last status: {status}"),
+        (Reason::NeverHealthy(_), _, Some(check), _) => format!("{reason}; the last one: {check}"),
+        (Reason::NotBegun { upgrade, verdict }, .., Some(other)) => {
+            format!("not begun, since upgrade #{upgrade} of {other} {}", verdict.spoken())
+        }
+        (Reason::NotAlone { upgrade, verdict }, .., Some(other)) => {
+            format!("upgrade #{upgrade} of {other} {}, and all of them were to succeed or none", verdict.spoken())
+        }
         _ => reason.to_string(),
+    }
+}
+
+/// The other upgrade that a reason is about.
+pub(super) fn another(reason: &Reason) -> Option<UpgradeId> {
+    match reason {
+        Reason::NotBegun { upgrade, .. } | Reason::NotAlone { upgrade, .. } => Some(*upgrade),
+        _ => None,
     }
 }
 

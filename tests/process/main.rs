@@ -26,6 +26,7 @@ mod readiness;
 mod reexec;
 mod rehearse;
 mod reuse;
+mod services;
 mod steered;
 mod store;
 mod strategies;

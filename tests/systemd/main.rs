@@ -15,6 +15,7 @@ mod packaging;
 mod protocol;
 mod release;
 mod reload;
+mod services;
 mod shell;
 mod sockets;
 mod start;

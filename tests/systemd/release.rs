@@ -11,7 +11,7 @@ use crate::machine::{Machine, Output};
 pub(crate) const ADDRESS: &str = "127.0.0.1:8080";
 
 /// The program of the service of the tests, where no sandbox hides it, wherever the sources are.
-const PROGRAM: &str = "/usr/lib/zdsup-tests/service.py";
+pub(crate) const PROGRAM: &str = "/usr/lib/zdsup-tests/service.py";
 
 /// The unit of the service of the tests.
 pub(crate) const UNIT: &str = "zdsup@web.service";

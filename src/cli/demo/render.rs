@@ -183,6 +183,7 @@ mod tests {
                 hint: None,
                 output: Vec::new(),
                 output_elsewhere: None,
+                because_of: None,
                 serving: Some(3),
             },
             took: Duration::from_millis(1234),

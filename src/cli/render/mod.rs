@@ -1,6 +1,7 @@
 //! What a person reads: pure functions from the control API's types to text.
 
 mod history;
+mod overview;
 mod progress;
 mod rehearsal;
 mod status;

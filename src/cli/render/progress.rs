@@ -6,14 +6,23 @@ use crate::core::Verdict;
 
 /// How the request was taken.
 pub(in crate::cli) fn accepted(accepted: &UpgradeAccepted) -> String {
-    let UpgradeAccepted { id, service, admission } = accepted;
-    match admission {
+    let UpgradeAccepted { id, service, admission, then, atomic, removes } = accepted;
+    let mut line = match admission {
         AdmissionKind::Begun => format!("{service}: upgrade #{id} has begun"),
         AdmissionKind::Queued => format!("{service}: another upgrade is in flight; this one, #{id}, begins after it"),
         AdmissionKind::Joined => {
             format!("{service}: another upgrade is in flight; this request shares the next one, #{id}")
         }
+    };
+    if !then.is_empty() {
+        let then: Vec<String> = then.iter().map(|then| format!("{} (#{})", then.service, then.id)).collect();
+        let together = if *atomic { ", all of them or none" } else { "" };
+        line.push_str(&format!("; then {}{together}", then.join(", ")));
     }
+    for service in removes {
+        line.push_str(&format!("\n{service}: the config does not have it any more; it is removed at the end"));
+    }
+    line
 }
 
 /// A line of the story; with the verdict of an upgrade that failed, several.

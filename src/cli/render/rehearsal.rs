@@ -76,6 +76,7 @@ mod tests {
             hint: reason.map(|_| "look again".to_owned()),
             output: reason.map(|_| "no \x1b[31msession\x1b[0m store".to_owned()).into_iter().collect(),
             output_elsewhere: None,
+            because_of: None,
             serving: None,
         };
         UpgradeEvent {

@@ -7,6 +7,7 @@ use crate::control::types::{
 };
 use crate::core::Verdict;
 
+use super::overview;
 use super::progress::{ended, last_output, output};
 use super::table::Table;
 use super::units::{count, size, span};
@@ -16,12 +17,7 @@ const OUTPUT_LINES: usize = 5;
 
 /// Everything. `now` is in seconds since the epoch.
 pub(in crate::cli) fn status(status: &Status, now: f64, style: Style) -> String {
-    let mut out = supervisor(&status.supervisor, style);
-    for one in &status.services {
-        out.push('\n');
-        out.push_str(&service(one, now, style));
-    }
-    out
+    supervisor(&status.supervisor, style) + &overview::services(&status.services, now, style)
 }
 
 /// What still drains, in a line.
@@ -113,7 +109,8 @@ pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
     format!("  {} #{}: {}, {} so far{waits}\n", upgrade.kind, upgrade.id, upgrade.step, span(upgrade.duration))
 }
 
-fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
+/// One service, with all that is known of it.
+pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
     let mut out = format!("{}\n", heading(service, style));
     out.push_str(&strength(service, style));
     if let Some(detail) = &service.detail {

@@ -77,6 +77,7 @@ fn upgrade(id: u64, step: &str, verdict: Option<VerdictStatus>) -> UpgradeStatus
         from: Some(3),
         requested_at: 1_000.0,
         duration: 1.75,
+        takes_back: None,
         verdict,
         drained: false,
         warnings: Vec::new(),
@@ -92,6 +93,7 @@ fn failed() -> VerdictStatus {
         hint: Some("look at its log".into()),
         output: (1..=7).map(|line| format!("line {line} \x1b[31mred\x1b[0m")).collect(),
         output_elsewhere: None,
+        because_of: None,
         serving: Some(3),
     }
 }
@@ -153,6 +155,25 @@ fn a_pause_is_shouted() {
 #[test]
 fn status_during_an_upgrade() {
     let text = status(&whole(), 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
+}
+
+/// Those of which there is nothing to say come first, a line each; the others are shown as ever.
+#[test]
+fn status_of_many_services() {
+    let mut whole = whole();
+    let mut quiet = service();
+    quiet.state = ServiceState::Serving;
+    (quiet.upgrade, quiet.last_upgrade) = (None, None);
+    quiet.generations = vec![generation(3, GenerationState::Serving, instance("3.1", InstanceState::Ready, None))];
+    let quiet = |number: usize| ServiceStatus { name: format!("service-{number}"), ..quiet.clone() };
+    whole.services = (0..8).map(quiet).chain([service()]).collect();
+    whole.services[1].generations[0].instances[0].notes = vec!["something".into()];
+    whole.services[2].listeners.truncate(1);
+    whole.services[3].listeners.clear();
+    whole.services[4].detail = Some("something is to be said".into());
+    let text = status(&whole, 1_013.75, PLAIN);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
 }
@@ -334,8 +355,19 @@ fn the_story_of_an_upgrade() {
 
 #[test]
 fn how_a_request_was_taken() {
-    let lines = [AdmissionKind::Begun, AdmissionKind::Queued, AdmissionKind::Joined]
-        .map(|admission| accepted(&UpgradeAccepted { id: 9, service: "web".into(), admission }));
+    let one = |admission| UpgradeAccepted {
+        id: 9,
+        service: "web".into(),
+        admission,
+        then: vec![],
+        atomic: false,
+        removes: vec![],
+    };
+    let [begun, queued, joined] = [AdmissionKind::Begun, AdmissionKind::Queued, AdmissionKind::Joined].map(one);
+    let then = [(10, "api"), (11, "ads")].map(|(id, service)| UpgradeThen { id, service: service.into() });
+    let several = UpgradeAccepted { then: then.into(), removes: vec!["old".into()], ..begun.clone() };
+    let together = UpgradeAccepted { atomic: true, removes: vec![], ..several.clone() };
+    let lines = [begun, queued, joined, several, together].map(|taken| accepted(&taken));
     insta::assert_snapshot!(lines.join("\n"));
 }
 

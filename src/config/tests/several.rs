@@ -44,3 +44,11 @@ fn listeners_of_two_services_must_not_overlap() {
         assert!(two(one, other).is_err(), "{one} {other}");
     }
 }
+
+#[test]
+fn the_example() {
+    let text = include_str!("../../../examples/services.toml");
+    let config = super::super::parse(text, std::path::Path::new("/examples/services.toml"), None).expect("valid");
+    assert_eq!(names(&config), ["db", "api", "web"]);
+    assert!(config.atomic);
+}

@@ -74,7 +74,7 @@ async fn a_connection_is_kept_and_a_closed_one_replaced() {
     assert_eq!(client.supervisor(), None);
     client.status().await.unwrap();
     assert_eq!(client.supervisor(), Some(crate::sys::Pid::own()));
-    let request = UpgradeRequest { service: None, kind: Kind::Reload, to: None };
+    let request = UpgradeRequest { service: None, services: None, kind: Kind::Reload, atomic: None, to: None };
     assert_eq!(client.request(&request).await.unwrap().id, 7);
     // 409 keeps the connection, and is an error with its hint.
     let error = client.stop(&Target { service: Some("refused".into()) }).await.unwrap_err();

@@ -66,7 +66,14 @@ impl Loop {
             Command::Status { reply } => drop(reply.send(status())),
             Command::Request { request, uid, reply } => {
                 story.asked.push((uid, format!("{} {:?}", request.kind, request.service)));
-                let accepted = UpgradeAccepted { id: UPGRADE, service: "web".into(), admission: AdmissionKind::Begun };
+                let accepted = UpgradeAccepted {
+                    id: UPGRADE,
+                    service: "web".into(),
+                    admission: AdmissionKind::Begun,
+                    then: vec![],
+                    atomic: false,
+                    removes: vec![],
+                };
                 drop(reply.send(rejection(request.service.as_deref()).map_or(Ok(accepted), Err)));
             }
             Command::Upgrades { reply } => drop(reply.send(vec![upgrade(&story)])),
@@ -161,6 +168,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         from: Some(1),
         requested_at: 0.0,
         duration: 0.0,
+        takes_back: None,
         verdict: story.finished.then(verdict),
         drained: story.finished,
         warnings: vec![],
@@ -176,6 +184,7 @@ fn verdict() -> VerdictStatus {
         hint: None,
         output: vec![],
         output_elsewhere: None,
+        because_of: None,
         serving: Some(2),
     }
 }

@@ -240,6 +240,7 @@ impl Sockets {
             release: entry.release,
             access: entry.access.map(Cow::into_owned),
             metrics: None,
+            order: entry.order.map(Cow::into_owned),
             changes: entry.changes.into_iter().filter_map(change).collect(),
         }
     }
@@ -339,6 +340,7 @@ mod tests {
             access: Access::default(),
             ledger: BTreeMap::new(),
             stopping: false,
+            atomic: false,
             handed: BTreeMap::new(),
         }
     }

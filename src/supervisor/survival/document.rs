@@ -19,6 +19,7 @@ use crate::core::event::Hook;
 use crate::core::{Core, Generation, InstanceId, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::supervisor::ledger::Ledger;
 use crate::supervisor::rows::RowEntry;
+use crate::supervisor::several::Order;
 use crate::sys::Pid;
 use crate::sys::cgroup::Cgroup;
 use crate::sys::limits::Nofile;
@@ -72,6 +73,9 @@ pub(crate) struct Document<'a> {
     pub(crate) ledger: BTreeMap<UpgradeId, Cow<'a, RawValue>>,
     /// Stop was asked for.
     pub(crate) stopping: bool,
+    /// Unless it is said otherwise, several services are upgraded together or not at all.
+    #[serde(default)]
+    pub(crate) atomic: bool,
     /// For a successor in the same process: the numbers of the descriptors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) handed: BTreeMap<Name, i32>,
@@ -210,6 +214,9 @@ pub(crate) struct PendingEntry<'a> {
     pub(crate) access: Option<Cow<'a, Access>>,
     /// Options that are to be set on live sockets.
     pub(crate) changes: Vec<(ListenerEntry<'a>, Cow<'a, Options>)>,
+    /// How the services of its config follow each other.
+    #[serde(default)]
+    pub(crate) order: Option<Cow<'a, Order>>,
 }
 
 /// One process.

@@ -264,6 +264,7 @@ impl Supervisor {
             access: self.access.borrow().clone(),
             ledger: self.ledger.written(),
             stopping: self.stopping,
+            atomic: self.atomic,
             handed,
         }
     }
@@ -293,6 +294,7 @@ impl<'a> PendingEntry<'a> {
         Self {
             release: pending.release,
             access: pending.access.as_ref().map(Cow::Borrowed),
+            order: pending.order.as_ref().map(Cow::Borrowed),
             changes: changes
                 .map(|change| (ListenerEntry::of(&change.listener), Cow::Borrowed(&change.options)))
                 .collect(),
