@@ -106,12 +106,7 @@ impl Core {
     }
 
     fn ask(&mut self, now: Time, service: ServiceId, kind: Kind, to: Option<Generation>) -> Result<Admission, Refusal> {
-        if self.ending.is_some() {
-            return Err(Refusal::Stopping);
-        }
-        if self.leaving.contains(&service) {
-            return Err(Refusal::Stopping);
-        }
+        self.check_lasting(service)?;
         let fresh = UpgradeId(self.next_upgrade);
         let waits = kind == Kind::Start && !self.is_its_turn(service);
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
@@ -162,6 +157,7 @@ impl Core {
     /// # Errors
     /// When it is being stopped, or nothing of it runs.
     pub fn pause(&mut self, now: Time, service: ServiceId, max: Duration) -> Result<(), Refusal> {
+        self.check_lasting(service)?;
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
         target.pause(now, max, &mut self.out)
     }
@@ -180,6 +176,7 @@ impl Core {
     /// # Errors
     /// While an upgrade is in flight, or nothing runs.
     pub fn scale(&mut self, now: Time, service: ServiceId, instances: u32) -> Result<Generation, Refusal> {
+        self.check_lasting(service)?;
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
         target.scale(now, instances.max(1), &mut self.out)
     }
@@ -313,6 +310,12 @@ impl Core {
             service.close(now, &mut self.out);
         }
         self.go_on(now);
+    }
+
+    /// Whether a service is not on its way out: one that serves others until its turn to stop comes is.
+    fn check_lasting(&self, service: ServiceId) -> Result<(), Refusal> {
+        let ends = self.ending.is_some() || self.leaving.contains(&service);
+        if ends { Err(Refusal::Stopping) } else { Ok(()) }
     }
 
     /// What has happened to one service may be what another waits for.

@@ -173,6 +173,7 @@ impl Service {
         if self.purpose != Purpose::Run {
             return;
         }
+        self.release(now, out);
         self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
