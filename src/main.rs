@@ -15,5 +15,9 @@ fn main() -> ExitCode {
     if let Some(exit) = zdsup::cli::demo::main_if_part() {
         return exit;
     }
+    // Or the supervisor of a rehearsal.
+    if let Some(exit) = zdsup::cli::rehearse::main_if_supervisor() {
+        return exit;
+    }
     zdsup::cli::main()
 }

@@ -70,6 +70,8 @@ fn what_can_be_typed() {
         "run --keeper -c web.toml",
         "run --keeper -- /bin/web --keeper",
         "reload",
+        "rehearse web --for 30s --http /healthz --json",
+        "rehearse -c web.toml",
         "reload web api",
         "reload --no-wait --json",
         "reload --wait drained --timeout 1m",
@@ -194,9 +196,16 @@ fn a_config_that_is_not_there_or_wrong() {
 #[test]
 fn every_control_command_says_when_nothing_runs() {
     let directory = Directory::new("none");
-    for command in
-        [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"], &["pause"], &["resume"]]
-    {
+    for command in [
+        &["reload"][..],
+        &["restart", "--no-wait"],
+        &["status"],
+        &["stop"],
+        &["abort"],
+        &["rehearse"],
+        &["pause"],
+        &["resume"],
+    ] {
         let output = zdsup(command).arg("--runtime-dir").arg(&directory.0).output().unwrap();
         assert_eq!(code(&output), 3, "{command:?}");
         let expected = format!("zdsup: error: no supervisor listens at {}/control.sock\n", directory.0.display());

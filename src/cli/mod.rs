@@ -6,6 +6,7 @@ mod completions;
 mod config_check;
 mod deferred;
 pub mod demo;
+mod directory;
 mod events;
 pub mod failure;
 mod history;
@@ -16,6 +17,7 @@ mod moving;
 mod pause;
 mod promote;
 mod reexec;
+pub mod rehearse;
 mod render;
 mod rollback;
 mod run;
@@ -28,13 +30,13 @@ mod upgrade;
 mod watch;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::control::client::Client;
 use crate::control::locate::{self, Places};
 use crate::core::Kind;
@@ -183,6 +185,14 @@ enum Command {
     /// goes on as it happens, also past a supervisor that replaces itself.
     Events(Deferred<events::EventsArgs>),
 
+    /// Try the release that the config names now, beside what serves.
+    ///
+    /// It is started on sockets of its own that nobody knows, with ZDSUP_REHEARSAL=1 in its environment, must become
+    /// ready and stay up for a while, and is ended again. What serves is not touched: a supervisor of its own, which
+    /// ends with this command, runs it. Hooks are not run, and of several instances one is started. Shows what `reload`
+    /// would show, and exits with 4 if that would have failed.
+    Rehearse(Deferred<rehearse::RehearseArgs>),
+
     /// Check a config file.
     ///
     /// Says what would run, or where the file is wrong. Nothing is bound and nothing is started.
@@ -202,6 +212,25 @@ enum Command {
     /// To read it: zdsup man | man -l -
     Man,
 }
+
+/// Variables by which whoever started a command would speak to a supervisor that is none of theirs.
+const FOREIGN_VARIABLES: [&str; 15] = [
+    "FDSTORE",
+    "INVOCATION_ID",
+    "JOURNAL_STREAM",
+    "LISTEN_FDNAMES",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "MANAGERPID",
+    "NOTIFY_SOCKET",
+    "RUNTIME_DIRECTORY",
+    "STATE_DIRECTORY",
+    "WATCHDOG_PID",
+    "WATCHDOG_USEC",
+    "ZDSUP_NAME",
+    "ZDSUP_STATE_FD",
+];
 
 /// Parses this process's command line, does what it says, and gives the exit code.
 #[must_use]
@@ -234,6 +263,15 @@ pub fn check_run(arguments: Vec<OsString>) -> Result<(), String> {
     match cli.command {
         Command::Run(args) => run::check(&cli.global, &args.0),
         _ => Err("it does not run anything".into()),
+    }
+}
+
+/// The config that a `zdsup run` with these arguments, started in `directory`, has now.
+fn given(arguments: Vec<OsString>, directory: &Path) -> Result<Config, Failure> {
+    let cli = parse(arguments).map_err(|error| Failure::new(Exit::Internal, error.to_string()))?;
+    match cli.command {
+        Command::Run(args) => run::given(&cli.global, &args.0, directory),
+        _ => Err(Failure::new(Exit::Internal, "the command line of the supervisor is not that of `zdsup run`")),
     }
 }
 
@@ -272,6 +310,7 @@ impl Cli {
             Command::History(args) => history::run(&global, &args.0),
             Command::Kpi(args) => kpi::run(&global, &args.0),
             Command::Events(args) => events::run(&global, &args.0),
+            Command::Rehearse(args) => rehearse::run(&global, &args.0),
             Command::Check(args) => config_check::run(&global, &args.0),
             Command::Demo(args) => demo::run(&args.0),
             Command::Completions(args) => completions::run(&args.0),

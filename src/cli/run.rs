@@ -1,12 +1,13 @@
 //! `zdsup run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::failure::Failure;
 use super::run_flags::RunFlags;
 use super::{Global, LogFormat};
+use crate::config::Config;
 use crate::exit::Exit;
 use crate::supervisor::{self, log};
 use crate::sys::describe;
@@ -47,6 +48,15 @@ pub(super) fn check(global: &Global, args: &RunArgs) -> Result<(), String> {
     checked.map_err(|error| error.to_string())
 }
 
+/// What these say where they are given in `directory`: the config of a supervisor that was started by them.
+pub(super) fn given(global: &Global, args: &RunArgs, directory: &Path) -> Result<Config, Failure> {
+    let name = global.name.as_deref();
+    Ok(match &args.config {
+        Some(path) => config::load(&directory.join(path), name)?,
+        None => args.flags.config_in(directory, name)?,
+    })
+}
+
 pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
     if args.keeper {
         let error = describe(&keeper::become_keeper());
@@ -76,7 +86,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         LogFormat::Json => log::Format::Json,
     };
     let (runtime_dir, state_dir) = (global.runtime_dir.clone(), args.state_dir.clone());
-    let options = supervisor::Options { name, config, source, runtime_dir, state_dir, log_format };
+    let options = supervisor::Options { name, config, source, runtime_dir, state_dir, log_format, rehearsal: None };
     Ok(supervisor::run(options, passed)?)
 }
 

@@ -94,7 +94,7 @@ pub(super) fn upgrade(global: &Global, requests: Vec<UpgradeRequest>, args: &Wai
 }
 
 /// Moves the moving line, where there is one, for ever.
-async fn keep_moving(line: Option<MovingLine>) {
+pub(super) async fn keep_moving(line: Option<MovingLine>) {
     let Some(line) = line else { return std::future::pending().await };
     let mut ticks = tokio::time::interval(TICK);
     loop {
@@ -190,7 +190,7 @@ impl Upgrading<'_> {
 
 /// How an upgrade is shown: a moving line below the story on a terminal, the story elsewhere, JSON where asked for. In
 /// the journal, to which the supervisor tells the same story, only how it failed.
-enum Show {
+pub(super) enum Show {
     Json,
     Failure(Style),
     Lines(Style),
@@ -199,26 +199,28 @@ enum Show {
 
 impl Show {
     fn new(json: bool) -> Self {
+        if !json && stderr_is_journal() { Self::Failure(Style::of(&io::stderr())) } else { Self::whole(json) }
+    }
+
+    /// Where nobody else tells the story.
+    pub(super) fn whole(json: bool) -> Self {
         if json {
             return Self::Json;
         }
         let style = Style::of(&io::stderr());
-        if stderr_is_journal() {
-            return Self::Failure(style);
-        }
         let Some(line) = MovingLine::new(true) else { return Self::Lines(style) };
         line.set(render::waiting(None, ""));
         Self::Moving { line, style, last: None, said: String::new() }
     }
 
-    fn moving(&self) -> Option<MovingLine> {
+    pub(super) fn moving(&self) -> Option<MovingLine> {
         match self {
             Self::Json | Self::Failure(_) | Self::Lines(_) => None,
             Self::Moving { line, .. } => Some(line.clone()),
         }
     }
 
-    fn line(&self, line: &str) {
+    pub(super) fn line(&self, line: &str) {
         match self {
             Self::Json | Self::Failure(_) => {}
             Self::Lines(_) => say(line),
@@ -226,7 +228,7 @@ impl Show {
         }
     }
 
-    fn event(&mut self, event: &UpgradeEvent) -> Result<(), Failure> {
+    pub(super) fn event(&mut self, event: &UpgradeEvent) -> Result<(), Failure> {
         match self {
             Self::Json => {
                 print(json(event)?)?;
@@ -256,7 +258,14 @@ impl Show {
         Ok(())
     }
 
-    fn end(&self) {
+    /// What is waited for, on the moving line.
+    pub(super) fn waits(&self, text: &str) {
+        if let Self::Moving { line, .. } = self {
+            line.set(text);
+        }
+    }
+
+    pub(super) fn end(&self) {
         if let Self::Moving { line, .. } = self {
             line.clear();
         }

@@ -59,7 +59,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 17] = [
+const OWN_VARIABLES: [&str; 18] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -73,6 +73,7 @@ const OWN_VARIABLES: [&str; 17] = [
     "ZDSUP_HOOK",
     "ZDSUP_INSTANCE",
     "ZDSUP_REASON",
+    "ZDSUP_REHEARSAL",
     "ZDSUP_RELEASE",
     "ZDSUP_SERVICE",
     "ZDSUP_SLOT",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::id::{Generation, InstanceId, ReleaseId, ServiceId, UpgradeId};
+use super::id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, UpgradeId};
 use super::policy::Policy;
 
 /// Something that happened. Each effect that an [`Action`] asked for has its completion here.
@@ -57,6 +57,13 @@ pub enum Event {
         upgrade: UpgradeId,
         /// What they say.
         reason: String,
+    },
+    /// Callers wait in a slot that no process has.
+    Abandoned {
+        /// The service.
+        service: ServiceId,
+        /// Where.
+        slot: Slot,
     },
     /// Something about one process.
     Instance(InstanceId, InstanceEvent),

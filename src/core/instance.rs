@@ -56,6 +56,9 @@ pub struct Instance {
     /// It is ready, and its health checks fail.
     #[serde(default)]
     pub failing: bool,
+    /// It is there for those who wait in its slot, and for nobody else.
+    #[serde(default)]
+    pub relief: bool,
 }
 
 /// Where a process stands.
@@ -158,7 +161,7 @@ pub(super) enum Change {
 impl Instance {
     pub(super) fn new(id: InstanceId, slot: Slot, now: Time) -> Self {
         let state = State::Preparing { deadline: now.after(PREPARE_TIMEOUT) };
-        Self { id, state, started: now, said_stopping: false, watchdog: None, slot, failing: false }
+        Self { id, state, started: now, said_stopping: false, watchdog: None, slot, failing: false, relief: false }
     }
 
     /// Whether it is ready.
@@ -229,7 +232,7 @@ impl Instance {
                 Change::Spawned
             }
             (S::Preparing { .. } | S::Launching { .. }, E::Unstarted) => {
-                *self = Self::new(self.id, self.slot, now);
+                *self = Self { relief: self.relief, ..Self::new(self.id, self.slot, now) };
                 Change::Unstarted
             }
             (S::Stopping { .. } | S::Killing { .. }, E::Unstarted) => {

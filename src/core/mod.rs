@@ -215,6 +215,11 @@ impl Core {
                     service.condemn(now, upgrade, &reason, &mut self.out);
                 }
             }
+            Event::Abandoned { service, slot } => {
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.relieve(now, slot, &mut self.out);
+                }
+            }
             Event::Instance(instance, event) => {
                 if let Some(service) = self.services.get_mut(&instance.service) {
                     service.on_instance(now, instance, event, &mut self.out);

@@ -178,4 +178,7 @@ pub enum FirstFailure {
     Exit,
     /// Try again with backoff; callers wait in the listeners' backlogs.
     Retry,
+    /// Leave it at that: the first start is a rehearsal. It is treated as if something served beside it: it soaks, can be
+    /// aborted, and is ended when it fails.
+    Rehearse,
 }

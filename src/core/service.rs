@@ -26,8 +26,9 @@
 //!   Retreating first, and the verdict falls when that serves again.
 //! - *Standby* is a generation that a rollback switches back to: Standby, Switching, Serving.
 //! - While nothing serves there is nothing to protect: a candidate switches as soon as it is ready, without soak.
+//!   Only a first start that is a rehearsal ([`FirstFailure::Rehearse`]) goes through all of it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
@@ -42,6 +43,7 @@ mod outbox;
 mod pause;
 mod processes;
 mod releases;
+mod relief;
 mod requests;
 mod rolling;
 mod routes;
@@ -91,6 +93,9 @@ pub struct Service {
     /// The generation that replaced others, whose `after-drain` hook is to be run when they are gone.
     #[serde(default)]
     owes_after_drain: Option<Number>,
+    /// Slots whose callers the generation that serves could not relieve.
+    #[serde(default)]
+    unrelieved: BTreeSet<Slot>,
 }
 
 /// Whether a service is meant to run.
@@ -182,6 +187,7 @@ impl Service {
             weights_awaited: 0,
             pause: None,
             owes_after_drain: None,
+            unrelieved: BTreeSet::new(),
         }
     }
 

@@ -201,7 +201,7 @@ impl Supervisor {
             poller: &mut self.poller,
             service: &service,
             cgroups: self.cgroups.as_ref(),
-            nofile: self.surroundings.nofile,
+            surroundings: &self.surroundings,
             stdout: &self.stdout,
             stderr: &self.stderr,
             terminal: self.terminal,

@@ -15,6 +15,7 @@ use crate::core::event::{InstanceEvent, spoken};
 use crate::core::service::{Role, Service};
 use crate::core::{Event, Exit, InstanceId, Kind, Reason, ServiceId, Time, Verdict};
 use crate::notify::{self, Message};
+use crate::sys::fdwatch::Told;
 use crate::sys::notify::{Datagram, Sender};
 use crate::sys::pidfd::{self, ExitInfo, PidFd};
 use crate::sys::shim::NEVER_WENT;
@@ -512,7 +513,11 @@ impl Supervisor {
 
     /// A service called shutdown() on a socket that others use too.
     fn on_hangup(&mut self) {
-        for token in self.hangups.ready().unwrap_or_default() {
+        for (token, told) in self.hangups.ready().unwrap_or_default() {
+            if told == Told::Callers {
+                self.on_callers(token);
+                continue;
+            }
             let Some(socket) = self.watched.get(&token).map(std::sync::Arc::clone) else { continue };
             if self.heal(token) {
                 continue;

@@ -15,6 +15,7 @@
 
 mod actions;
 mod adoption;
+mod callers;
 mod errand;
 mod events;
 mod exporter;
@@ -71,6 +72,7 @@ use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
 use crate::sys::shim::{self, Blank, Program};
 use crate::sys::{Pid, clock, describe, limits, pidfd, proc, signal};
+use callers::Vacant;
 use exporter::Exporter;
 use feed::Feed;
 use history::History;
@@ -115,6 +117,10 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
     /// How log lines look.
     pub log_format: log::Format,
+    /// Nobody is served: the services are only started to see how that goes. What they are told so by is in their
+    /// environment, they have no cgroups, and a first start that fails is reported and left at that. The number is that
+    /// of the first slot, as they are told it: none that a process of the real service has.
+    pub rehearsal: Option<u32>,
 }
 
 /// Why the supervisor could not start, or what its first start came to.
@@ -325,6 +331,8 @@ struct Service {
     weights_owed: u32,
     /// Processes whose slots are being emptied before they are told to stop.
     retiring: HashSet<InstanceId>,
+    /// Slots that no process has, and callers in them.
+    vacant: Vacant,
     /// Clients that are sent to one slot: health checks.
     probers: HashMap<std::net::SocketAddr, core::Slot>,
     /// What is run at moments of its upgrades.
@@ -344,6 +352,7 @@ impl Service {
             store,
             weights_owed: 0,
             retiring: HashSet::new(),
+            vacant: Vacant::default(),
             probers: HashMap::new(),
             hooks: Hooks::default(),
             pausing: Pausing::default(),
@@ -446,7 +455,7 @@ impl Supervisor {
             None => config::logical_directory()
                 .map_err(|error| StartError::internal("cannot read the current directory", &error))?,
         };
-        let surroundings = Surroundings::of_this_process(source, directory, nofile);
+        let surroundings = Surroundings::of_this_process(source, directory, nofile, options.rehearsal);
         let runtime_directory = match &mut predecessor {
             Some(Predecessor { document, fds, .. }) => {
                 let (path, is_ours) = (document.runtime_directory.clone(), document.runtime_directory_is_ours);
@@ -541,7 +550,8 @@ impl Supervisor {
             incarnation: 1,
             reexec: None,
             settled_at: None,
-            cgroups: cgroup::delegated(),
+            // Those of a rehearsal could have the names of those of the real one, in the very same place.
+            cgroups: cgroup::delegated().filter(|_| options.rehearsal.is_none()),
             hangups,
             paths,
             watched: HashMap::new(),
@@ -576,7 +586,11 @@ impl Supervisor {
             std::process::id()
         );
         self.tell("started", &format!("zdsup {} supervises {}", env!("CARGO_PKG_VERSION"), self.name));
-        let first_failure = if self.systemd.is_listening() { FirstFailure::Exit } else { FirstFailure::Retry };
+        let first_failure = match self.systemd.is_listening() {
+            _ if self.surroundings.rehearsal.is_some() => FirstFailure::Rehearse,
+            true => FirstFailure::Exit,
+            false => FirstFailure::Retry,
+        };
         let services: Vec<config::Service> = config.into_iter().flat_map(|config| config.services).collect();
         // Numbers go on from those of former supervisors.
         let numbers = self.history.numbers(services.iter().map(|service| service.name.clone()).collect()).await;
@@ -854,7 +868,7 @@ impl Supervisor {
             poller: &mut self.poller,
             service: self.services.get(&id.service).map_or("", |service| &service.name),
             cgroups: self.cgroups.as_ref(),
-            nofile: self.surroundings.nofile,
+            surroundings: &self.surroundings,
             stdout: &self.stdout,
             stderr: &self.stderr,
             terminal: self.terminal,

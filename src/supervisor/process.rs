@@ -15,7 +15,7 @@ use super::ignored::Ignored;
 use super::listeners::Socket;
 use super::output::{Flow, Stream, Tail};
 use super::poller::{Poller, Source, Token};
-use super::release::Release;
+use super::release::{Release, Surroundings};
 use super::sink::Sink;
 use super::tokens;
 use crate::config::{Health, ReadyBy};
@@ -45,7 +45,7 @@ pub(super) struct Ground<'a> {
     pub(super) service: &'a str,
     pub(super) notify_path: PathBuf,
     pub(super) cgroups: Option<&'a Delegated>,
-    pub(super) nofile: Nofile,
+    pub(super) surroundings: &'a Surroundings,
     pub(super) stdout: &'a Sink,
     pub(super) stderr: &'a Sink,
     /// Whether captured lines are prefixed and coloured: somebody reads them on a terminal.
@@ -198,7 +198,8 @@ impl Process {
             ReadyBy::Notify | ReadyBy::Exec { .. } | ReadyBy::Alive(_) => (None, None),
         };
         let streams = (output.stdout_theirs.as_fd(), output.stderr_theirs.as_fd());
-        let mut plan = plan(&release, &release.program.program, release.argv.clone(), streams, ground.nofile);
+        let mut plan =
+            plan(&release, &release.program.program, release.argv.clone(), streams, ground.surroundings.nofile);
         plan.env.extend(environment_of_instance(id, slot, name, ground));
         if release.service.fd_store_max > 0 {
             plan.env.push(("FDSTORE".into(), release.service.fd_store_max.to_string().into()));
@@ -545,7 +546,8 @@ impl Process {
         ground: &mut Ground<'_>,
     ) -> io::Result<Errand> {
         let null = File::options().write(true).open("/dev/null")?;
-        let mut plan = plan(&self.release, program, command.to_vec(), (null.as_fd(), null.as_fd()), ground.nofile);
+        let mut plan =
+            plan(&self.release, program, command.to_vec(), (null.as_fd(), null.as_fd()), ground.surroundings.nofile);
         let name = format!("{}@{}.{}", ground.service, self.id.generation, self.id.number);
         plan.env.extend(environment_of_instance(self.id, self.slot, &name, ground));
         plan.env.push(("MAINPID".into(), self.pid.to_string().into()));
@@ -639,7 +641,7 @@ fn environment_of_instance(id: InstanceId, slot: Slot, name: &str, ground: &Grou
         ("ZDSUP_SERVICE".into(), ground.service.into()),
         ("ZDSUP_GENERATION".into(), id.generation.to_string().into()),
         ("ZDSUP_INSTANCE".into(), name.into()),
-        ("ZDSUP_SLOT".into(), slot.to_string().into()),
+        ("ZDSUP_SLOT".into(), ground.surroundings.name_of_slot(slot).to_string().into()),
     ]
 }
 

@@ -20,7 +20,7 @@ use crate::config::health::Check;
 use crate::config::{self, Config, Log, ReadyBy};
 use crate::control::server::Access;
 use crate::core::event::Hook;
-use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Strategy};
+use crate::core::{Backoff, CanaryStep, Hooks, Kind, Policy, Readiness, Reason, Slot, Strategy};
 use crate::sys::describe;
 use crate::sys::limits::{self, Nofile};
 use crate::sys::shim::{Identity, Program, Stands};
@@ -43,7 +43,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 22] = [
+const STALE: [&str; 23] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -65,8 +65,12 @@ const STALE: [&str; 22] = [
     "STATE_DIRECTORY",
     "MAINPID",
     "ZDSUP_NAME",
+    REHEARSAL,
     STATE_FD,
 ];
+
+/// What tells a service that nobody is served by it: `1`.
+const REHEARSAL: &str = "ZDSUP_REHEARSAL";
 
 /// A pinned release.
 #[derive(Debug)]
@@ -176,12 +180,19 @@ pub(super) struct Surroundings {
     pub(super) directory: PathBuf,
     /// The limits on open files that it was started with.
     pub(super) nofile: Nofile,
+    /// Nobody is served: what the first slot is called.
+    pub(super) rehearsal: Option<u32>,
 }
 
 impl Surroundings {
     /// Reads them.
-    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile) -> Self {
-        Self { source, environment: std::env::vars_os().collect(), directory, nofile }
+    pub(super) fn of_this_process(source: Source, directory: PathBuf, nofile: Nofile, rehearsal: Option<u32>) -> Self {
+        Self { source, environment: std::env::vars_os().collect(), directory, nofile, rehearsal }
+    }
+
+    /// What a slot is called where a process is told of it.
+    pub(super) fn name_of_slot(&self, slot: Slot) -> u32 {
+        self.rehearsal.unwrap_or(0).saturating_add(slot.0)
     }
 
     /// Pins the release that the config names now.
@@ -297,6 +308,11 @@ impl Surroundings {
             environment.extend(parse_environment(&text, path)?);
         }
         environment.extend(service.environment.iter().map(|(name, value)| (name.into(), value.into())));
+        // A file could say it too.
+        environment.remove(OsStr::new(REHEARSAL));
+        if self.rehearsal.is_some() {
+            environment.insert(REHEARSAL.into(), "1".into());
+        }
         Ok(environment)
     }
 }

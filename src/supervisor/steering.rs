@@ -31,6 +31,7 @@ impl Supervisor {
             return;
         }
         for id in self.services.keys().copied().collect::<Vec<_>>() {
+            self.mind_callers(id);
             let divided = self.divide(id);
             if !divided {
                 // Whoever is at a row tells when it is done.
@@ -85,7 +86,7 @@ impl Supervisor {
     }
 
     /// The rows that processes of a service accept from.
-    fn rows_of(&self, id: ServiceId) -> Vec<Arc<Socket>> {
+    pub(super) fn rows_of(&self, id: ServiceId) -> Vec<Arc<Socket>> {
         let own = self.services.get(&id).into_iter().flat_map(|service| &service.listeners);
         let generations = self.core.services().get(&id).into_iter().flat_map(|service| service.generations.values());
         let releases = generations.filter_map(|generation| self.releases.get(&generation.release));
@@ -221,13 +222,19 @@ impl Supervisor {
     }
 
     pub(super) fn on_healed(&mut self, tokens: &[u64], result: Result<(), String>) {
-        if let Err(error) = result {
-            tracing::error!("a listener that was shut down: cannot {error}");
+        let first = tokens.first().and_then(|token| self.watched.get(token));
+        match (result, first) {
+            (Err(error), _) => tracing::error!("a listener that was shut down: cannot {error}"),
+            (Ok(()), Some(socket)) => tracing::info!("listener {} listens again", socket.bound.endpoint),
+            (Ok(()), None) => {}
         }
         for socket in tokens.iter().filter_map(|token| self.watched.get(token)) {
             if let Err(error) = self.hangups.add(std::os::fd::AsFd::as_fd(&socket.bound.fd), socket.token) {
                 tracing::warn!("cannot watch listener {}: {error}", socket.bound.endpoint);
             }
+        }
+        for service in self.services.values_mut() {
+            service.vacant.forget(tokens);
         }
         self.survival.stale = true;
         self.steer_due = true;

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
-/// Tells when a listener is shut down, by whomever; never wakes for a connection.
+/// Tells when a listener is shut down, by whomever; never wakes for a connection, unless that is asked for.
 ///
 /// Its own epoll, whose entries ask for no events: then only EPOLLHUP and EPOLLERR come, which cannot be declined
 /// (epoll_ctl(2)). It is level-triggered: a listener stays ready until it is healed by listen() or removed. The
@@ -44,19 +44,45 @@ impl HangupWatch {
         Ok(self.0.delete(fd)?)
     }
 
-    /// The tokens of those that are shut down now; does not wait.
+    /// Whether to tell as well that connections wait in it: as long as some do, where nobody takes them.
+    ///
+    /// # Errors
+    /// ENOENT when it is not watched.
+    pub fn tell_of_callers(&self, fd: BorrowedFd<'_>, token: u64, tell: bool) -> io::Result<()> {
+        let flags = if tell { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        Ok(self.0.modify(fd, &mut EpollEvent::new(flags, token))?)
+    }
+
+    /// The tokens of those that something is to be told of now; does not wait.
     ///
     /// # Errors
     /// None is known.
-    pub fn ready(&self) -> io::Result<Vec<u64>> {
+    pub fn ready(&self) -> io::Result<Vec<(u64, Told)>> {
         let mut events = [EpollEvent::empty(); 64];
         loop {
             match self.0.wait(&mut events, EpollTimeout::ZERO) {
                 Err(Errno::EINTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(count) => return Ok(events[..count].iter().map(EpollEvent::data).collect()),
+                Ok(count) => {
+                    return Ok(events[..count].iter().map(|one| (one.data(), Told::of(one.events()))).collect());
+                }
             }
         }
+    }
+}
+
+/// What is told of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It is shut down.
+    Hangup,
+    /// Connections wait in it.
+    Callers,
+}
+
+impl Told {
+    fn of(flags: EpollFlags) -> Self {
+        if flags.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) { Self::Hangup } else { Self::Callers }
     }
 }
 
@@ -175,13 +201,17 @@ mod tests {
         watch.add(listener.as_fd(), 2).unwrap();
         let _clients: Vec<_> = (0..5).map(|_| TcpStream::connect(listener.local_addr().unwrap()).unwrap()).collect();
         assert!(!readable(&watch, 0));
-        assert_eq!(watch.ready().unwrap(), [0u64; 0]);
+        assert_eq!(watch.ready().unwrap(), []);
+        watch.tell_of_callers(listener.as_fd(), 2, true).unwrap();
+        assert_eq!(watch.ready().unwrap(), [(2, Told::Callers)]);
+        watch.tell_of_callers(listener.as_fd(), 2, false).unwrap();
+        assert!(!readable(&watch, 0));
         TcpStream::from(listener.as_fd().try_clone_to_owned().unwrap()).shutdown(Shutdown::Both).unwrap();
         assert!(readable(&watch, 10_000));
-        assert_eq!(watch.ready().unwrap(), [2]);
+        assert_eq!(watch.ready().unwrap(), [(2, Told::Hangup)]);
         watch.remove(listener.as_fd()).unwrap();
         assert!(!readable(&watch, 0));
-        assert_eq!(watch.ready().unwrap(), [0u64; 0]);
+        assert_eq!(watch.ready().unwrap(), []);
         assert!(watch.remove(listener.as_fd()).is_err());
     }
 

@@ -1,11 +1,15 @@
 //! HTTP over a socket, by hand: what a client that shares no code with the product sends and reads.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
+
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, setsockopt, socket};
 
 /// How long a single answer may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,6 +23,19 @@ pub(crate) enum Connection {
 impl Connection {
     pub(crate) fn tcp(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self::Tcp(stream))
+    }
+
+    /// From this address of ours.
+    pub(crate) fn tcp_from(source: Ipv4Addr, address: SocketAddrV4) -> io::Result<Self> {
+        let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+        // The port is chosen at the connect: so there are as many as there are for each target.
+        setsockopt(&fd, IpBindAddressNoPort, &true)?;
+        bind(fd.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(source, 0)))?;
+        connect(fd.as_raw_fd(), &SockaddrIn::from(address))?;
+        let stream = TcpStream::from(fd);
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         Ok(Self::Tcp(stream))

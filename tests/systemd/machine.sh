@@ -92,6 +92,8 @@ inner() {
     chmod --reference="/$part" "$scratch/$part/upper"
     mount -t overlay -o "lowerdir=/$part,upperdir=$scratch/$part/upper,workdir=$scratch/$part/work" overlay "/$part"
   done
+  # What supervisors of the host remember.
+  rm -rf /var/lib/zdsup
   # Where it is below one of those, it is hidden now.
   mount --no-canonicalize --bind /proc/self/fd/5 "$dir"
   exec 5<&-

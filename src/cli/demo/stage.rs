@@ -2,14 +2,13 @@
 //! it is killed by SIGKILL the directory stays, and the supervisor ends itself.
 
 use std::ffi::OsString;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,15 +18,14 @@ use nix::unistd::{Pid, getppid};
 
 use super::service;
 use super::{Fault, Interrupt, Release};
+use crate::cli::FOREIGN_VARIABLES;
+use crate::cli::directory::Directory;
 use crate::cli::failure::Failure;
 use crate::control::types::{ServiceState, Status};
 use crate::exit::Exit;
 
 /// The hidden first argument of the process that becomes the supervisor.
 pub(super) const ARGUMENT: &str = "__demo-supervisor";
-
-/// The longest path, in bytes, of the directory that ours is made in: socket paths within end at 107 (unix(7)).
-const LONGEST: usize = 60;
 
 /// How long the supervisor may take to serve.
 const START: Duration = Duration::from_secs(15);
@@ -37,23 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(8);
 
 /// How often something that cannot be waited for is looked at.
 const POLL: Duration = Duration::from_millis(20);
-
-/// Variables by which whoever started the demo would speak to the supervisor, which is none of theirs.
-const FOREIGN: [&str; 13] = [
-    "INVOCATION_ID",
-    "JOURNAL_STREAM",
-    "LISTEN_FDNAMES",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "MANAGERPID",
-    "NOTIFY_SOCKET",
-    "RUNTIME_DIRECTORY",
-    "STATE_DIRECTORY",
-    "WATCHDOG_PID",
-    "WATCHDOG_USEC",
-    "ZDSUP_NAME",
-];
 
 /// The directory and the supervisor in it.
 #[derive(Debug)]
@@ -69,16 +50,20 @@ impl Stage {
     pub(super) fn set(first: Release, interrupt: &Interrupt) -> Result<Self, Failure> {
         interrupt.check()?;
         let exe = std::env::current_exe().map_err(|error| failed_to("find the program that runs", error))?;
-        let directory = Directory::make()?;
-        write_config(&directory.0, &exe, first)?;
+        let directory = Directory::make("demo", 0o700)?;
+        write_config(directory.path(), &exe, first)?;
         let mut command = Command::new(&exe);
         command.arg(ARGUMENT).arg(std::process::id().to_string()).arg(&exe);
-        command.args(["run", "-c"]).arg(directory.0.join(CONFIG)).arg("--runtime-dir").arg(directory.0.join(RUNTIME));
-        command.arg("--state-dir").arg(directory.0.join(STATE));
-        for variable in FOREIGN {
+        command
+            .args(["run", "-c"])
+            .arg(directory.path().join(CONFIG))
+            .arg("--runtime-dir")
+            .arg(directory.path().join(RUNTIME));
+        command.arg("--state-dir").arg(directory.path().join(STATE));
+        for variable in FOREIGN_VARIABLES {
             command.env_remove(variable);
         }
-        let log = create(&directory.0.join(LOG))?;
+        let log = create(&directory.path().join(LOG))?;
         let log_too = log.try_clone().map_err(|error| failed_to("share the log", error))?;
         // A group of its own: Ctrl-C is for the demo, which then ends the supervisor in order.
         command.stdin(Stdio::null()).stdout(log).stderr(log_too).process_group(0);
@@ -103,25 +88,25 @@ impl Stage {
     /// A `zdsup` command that speaks to the supervisor.
     pub(super) fn command(&self, name: &str) -> Command {
         let mut command = Command::new(&self.exe);
-        command.arg(name).arg("--runtime-dir").arg(self.directory.0.join(RUNTIME));
+        command.arg(name).arg("--runtime-dir").arg(self.directory.path().join(RUNTIME));
         command.env_remove("ZDSUP_NAME").stdin(Stdio::null()).stderr(Stdio::null()).process_group(0);
         command
     }
 
     /// Names another release in the config.
     pub(super) fn install(&self, release: Release) -> Result<(), Failure> {
-        write_config(&self.directory.0, &self.exe, release)
+        write_config(self.directory.path(), &self.exe, release)
     }
 
     /// A file that was not there, for whoever wants to read what a command said.
     pub(super) fn scratch(&self, name: &str) -> Result<(File, PathBuf), Failure> {
-        let path = self.directory.0.join(name);
+        let path = self.directory.path().join(name);
         Ok((create(&path)?, path))
     }
 
     /// The last lines of the supervisor's log.
     pub(super) fn last_words(&self) -> Option<String> {
-        let log = fs::read(self.directory.0.join(LOG)).ok()?;
+        let log = fs::read(self.directory.path().join(LOG)).ok()?;
         let log = String::from_utf8_lossy(&log);
         let lines: Vec<&str> = log.lines().collect();
         let last = lines[lines.len().saturating_sub(8)..].join("\n  ");
@@ -213,61 +198,6 @@ fn pid(child: &Child) -> Pid {
     Pid::from_raw(child.id().cast_signed())
 }
 
-/// A directory of our own, removed with what is in it.
-#[derive(Debug)]
-struct Directory(PathBuf);
-
-/// The directory that a panic removes: with `panic = "abort"` nothing is dropped.
-static AT_PANIC: Mutex<Option<PathBuf>> = Mutex::new(None);
-
-impl Directory {
-    fn make() -> Result<Self, Failure> {
-        let base = std::env::temp_dir();
-        if base.as_os_str().len() > LONGEST {
-            let failure = Failure::new(Exit::Internal, format!("{} is too long for sockets within", base.display()));
-            return Err(failure.hint(Some("set TMPDIR to a shorter directory; /tmp would be good")));
-        }
-        let mut builder = DirBuilder::new();
-        builder.mode(0o700);
-        for attempt in 0..100 {
-            let path = base.join(format!("zdsup-demo-{}-{attempt}", std::process::id()));
-            match builder.create(&path) {
-                Ok(()) => {
-                    remove_at_panic(&path);
-                    return Ok(Self(path));
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(error) => {
-                    let failure = failed_to(&format!("make the directory {}", path.display()), error);
-                    return Err(failure.hint(Some("TMPDIR says where it is made; /tmp would be good")));
-                }
-            }
-        }
-        Err(Failure::new(Exit::Internal, format!("no free name for a directory in {}", base.display())))
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        AT_PANIC.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // What cannot be removed is a temporary directory that somebody else will sweep.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn remove_at_panic(path: &Path) {
-    *AT_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = Some(path.to_owned());
-    let before = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        before(panic);
-        if let Ok(mut path) = AT_PANIC.try_lock()
-            && let Some(path) = path.take()
-        {
-            let _ = fs::remove_dir_all(path);
-        }
-    }));
-}
-
 /// The config that names a release. Written beside its place and moved there: a reload reads all of it or none.
 fn write_config(directory: &Path, exe: &Path, release: Release) -> Result<(), Failure> {
     let program = match release.fault {
@@ -347,17 +277,6 @@ mod tests {
             assert_eq!(demo["command"][0].as_str(), Some("/a \"b\"/c\\d"));
             assert_eq!(demo["environment"][service::RELEASE].as_str(), Some(release.name));
         }
-    }
-
-    #[test]
-    fn the_directory_is_private_and_goes_away() {
-        use std::os::unix::fs::PermissionsExt;
-        let directory = Directory::make().unwrap();
-        let path = directory.0.clone();
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
-        create(&path.join("file")).unwrap();
-        drop(directory);
-        assert!(!path.exists());
     }
 
     #[test]

@@ -196,6 +196,11 @@ fn canary() -> ServiceStatus {
     (new.weight, new.desired, new.ready) = (Some(5), 3, 2);
     new.instances.push(InstanceStatus { status: None, ..instance("5.2", InstanceState::Ready, None) });
     new.instances.push(instance("5.3", InstanceState::Stopping, Some(3.0)));
+    for one in &mut new.instances {
+        one.health = InstanceHealth::Passing;
+    }
+    new.instances[2].health = InstanceHealth::Failing;
+    new.instances[2].health_failure = Some("GET /healthz: 500".into());
     let mut old = generation(4, GenerationState::Serving, instance("4.1", InstanceState::Ready, None));
     (old.weight, old.desired, old.ready, old.connections) = (Some(95), 3, 2, Some(51));
     old.instances.push(instance("4.2", InstanceState::Ready, None));

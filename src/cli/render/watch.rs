@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::cli::terminal::{Style, clean};
-use crate::control::types::{GenerationState, GenerationStatus, InstanceState, ServiceStatus, Status};
+use crate::control::types::{GenerationState, GenerationStatus, InstanceHealth, InstanceState, ServiceStatus, Status};
 
 use super::status::{below, generation_state, heading, in_flight, instance_state, kept, last_upgrade, paint};
 use super::status::{strength, supervisor};
@@ -11,7 +11,7 @@ use super::table::Table;
 use super::units::span;
 
 /// How wide a bar of 100 % is, characters.
-const BAR: u32 = 12;
+const BAR: u32 = 8;
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
 /// The most connections that each generation was seen with.
@@ -58,13 +58,16 @@ fn one(service: &ServiceStatus, peaks: &Peaks, now: f64, style: Style) -> String
     if let Some(upgrade) = &service.upgrade {
         out.push_str(&in_flight(upgrade));
     }
+    if let Some(hook) = &service.hook {
+        out.push_str(&format!("  running the hook {}\n", clean(hook)));
+    }
     let mut table = Table::new(["GENERATION", "STATE", "TRAFFIC", "READY", "CONNS", "LEFT"]);
     for generation in &service.generations {
         let cells = [
             format!("{}@{}", service.name, generation.generation),
             generation_state(generation.state).into(),
             generation.weight.map(bar).unwrap_or_default(),
-            format!("{}/{}", generation.ready, generation.desired),
+            ready(generation),
             connections(generation, peaks.of(service, generation)),
             left(generation),
         ];
@@ -95,6 +98,19 @@ fn bar(percent: u32) -> String {
     format!("{drawn:<width$} {percent:>3} %", width = BAR as usize)
 }
 
+/// How many instances are of use, and what their health checks say.
+fn ready(generation: &GenerationStatus) -> String {
+    let count = |health| generation.instances.iter().filter(|instance| instance.health == health).count();
+    let counts = [InstanceHealth::Failing, InstanceHealth::Proving, InstanceHealth::Passing].map(count);
+    let health = match counts {
+        [0, 0, 0] => String::new(),
+        [0, 0, _] => " healthy".into(),
+        [0, proving, _] => format!(", {proving} proving"),
+        [failing, ..] => format!(", {failing} failing"),
+    };
+    format!("{}/{}{health}", generation.ready, generation.desired)
+}
+
 /// How many connections there are; of what drains, of how many.
 fn connections(generation: &GenerationStatus, peak: u64) -> String {
     let now = generation.connections.map_or_else(|| "?".into(), |now| now.to_string());
@@ -113,9 +129,9 @@ fn left(generation: &GenerationStatus) -> String {
     let ends = [InstanceState::Stopping, InstanceState::Aborting, InstanceState::Leftovers];
     let starts = [InstanceState::Preparing, InstanceState::Starting, InstanceState::Proving];
     match (generation.standby, until(&ends), until(&starts)) {
-        (Some(left), ..) => format!("{} of standby", span(left)),
-        (None, Some(left), _) => format!("{left} to SIGKILL"),
-        (None, None, Some(left)) => format!("{left} to be ready"),
+        (Some(left), ..) => format!("{} standby", span(left)),
+        (None, Some(left), _) => format!("{left} to kill"),
+        (None, None, Some(left)) => format!("{left} to ready"),
         (None, None, None) => String::new(),
     }
 }
@@ -125,7 +141,8 @@ fn out_of_line(generation: &GenerationStatus) -> Vec<String> {
     let mut lines = Vec::new();
     for instance in &generation.instances {
         let state = instance_state(generation.state, instance.state);
-        let quiet = state == generation_state(generation.state);
+        let well = instance.health_failure.is_none() && instance.health != InstanceHealth::Failing;
+        let quiet = well && state == generation_state(generation.state);
         let starts = matches!(instance.state, InstanceState::Starting | InstanceState::Proving);
         let notes = if quiet && !starts { Vec::new() } else { below(instance) };
         if !quiet || !notes.is_empty() {

@@ -12,7 +12,9 @@ impl Service {
         let Some(generation) = self.generations.get_mut(&id.generation) else { return };
         let Some(instance) = generation.instances.get_mut(&id.number) else { return };
         let ready_for = instance.ready_for(now);
+        let before = instance.clone();
         let change = instance.handle(now, event, &generation.policy, out);
+        self.relieved(&before, &change);
         self.changed(now, id, change, ready_for, out);
     }
 
@@ -40,6 +42,11 @@ impl Service {
             Change::Spawned => tell(Step::Spawned { instance: id }),
             Change::Ready(after) => {
                 tell(Step::Ready { instance: id, after });
+                let relief = generation.instances.get_mut(&id.number).filter(|instance| instance.relief);
+                if let Some(relief) = relief {
+                    // Before it is told, it takes what waits for it.
+                    return relief.stop(now, &generation.policy, out);
+                }
                 if let Some(seat) = generation.seats.iter_mut().find(|seat| seat.instance == Some(id.number)) {
                     seat.reason = None;
                 }

@@ -42,11 +42,13 @@ impl Service {
     pub(in crate::core) fn abort(&mut self, now: Time, out: &mut Outbox) -> Result<UpgradeId, Refusal> {
         let upgrade = self.upgrade.as_ref().ok_or(Refusal::NothingInFlight)?;
         let id = upgrade.id;
-        match (upgrade.kind, upgrade.phase) {
-            (Kind::Start, _) => Err(Refusal::FirstStart),
-            (Kind::Reload | Kind::Restart | Kind::Rollback, Phase::Telling { .. }) => Err(Refusal::TooLate),
-            (Kind::Reload | Kind::Restart | Kind::Rollback, Phase::Returning { .. }) => Err(Refusal::Returning),
-            (Kind::Reload | Kind::Restart | Kind::Rollback, Phase::Pinning { .. } | Phase::Candidate(_)) => {
+        if upgrade.kind == Kind::Start && !self.is_rehearsing() {
+            return Err(Refusal::FirstStart);
+        }
+        match upgrade.phase {
+            Phase::Telling { .. } => Err(Refusal::TooLate),
+            Phase::Returning { .. } => Err(Refusal::Returning),
+            Phase::Pinning { .. } | Phase::Candidate(_) => {
                 self.give_up(now, Verdict::Aborted, Reason::AbortedByOperator, out);
                 Ok(id)
             }

@@ -150,7 +150,13 @@ impl Service {
     }
 
     fn is_unprotected(&self) -> bool {
-        !self.serving().is_some_and(Generation::is_up)
+        !self.is_rehearsing() && !self.serving().is_some_and(Generation::is_up)
+    }
+
+    /// Whether the upgrade in flight is the first start of a service that is only started to see how that goes.
+    pub(super) fn is_rehearsing(&self) -> bool {
+        let is_first = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.kind == Kind::Start);
+        is_first && self.first_failure == FirstFailure::Rehearse
     }
 
     // ---- the traffic ----------------------------------------------------------------------------------------------
@@ -239,6 +245,7 @@ impl Service {
         generation.role = Role::Serving;
         generation.switch_by = None;
         generation.stood_by = None;
+        self.unrelieved.clear();
         let standby = match generation.policy.strategy {
             // What one goes back from is no use to go back to.
             Strategy::BlueGreen { standby } if kind != Kind::Rollback => Some(standby).filter(|span| !span.is_zero()),
@@ -325,7 +332,8 @@ impl Service {
             | Role::Draining
             | Role::Ending => false,
         };
-        if self.serving().is_some() && self.candidate().filter(answers).is_some() {
+        let protected = self.is_rehearsing() || self.serving().is_some();
+        if protected && self.candidate().filter(answers).is_some() {
             self.give_up(now, Verdict::RolledBack, Reason::Condemned(reason.to_owned()), out);
         }
     }
@@ -377,7 +385,8 @@ impl Service {
     ) {
         self.conclude(upgrade.id, verdict, Some(reason.clone()), out);
         self.run_verdict_hook(upgrade, verdict, Some(&reason), out);
-        self.never_started |= upgrade.kind == Kind::Start && !retried && self.purpose == Purpose::Run;
+        let is_answer = upgrade.kind == Kind::Start && self.first_failure != FirstFailure::Rehearse;
+        self.never_started |= is_answer && !retried && self.purpose == Purpose::Run;
         self.settle(out);
         if !self.never_started {
             self.next_in_queue(now, out);
@@ -396,7 +405,7 @@ impl Service {
         out: &mut Outbox,
     ) -> bool {
         let hopeless = matches!(reason, Reason::Exec(_) | Reason::Stopping | Reason::Hook { .. });
-        if upgrade.kind != Kind::Start || self.first_failure == FirstFailure::Exit || hopeless {
+        if upgrade.kind != Kind::Start || self.first_failure != FirstFailure::Retry || hopeless {
             return false;
         }
         let service = self.id;

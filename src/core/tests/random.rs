@@ -21,6 +21,8 @@ struct Model {
     upgrades: BTreeMap<UpgradeId, Upgrade>,
     services: BTreeMap<ServiceId, Service>,
     processes: BTreeMap<InstanceId, Process>,
+    /// Those that were started for callers who wait where no process is: they are no part of what serves.
+    reliefs: BTreeSet<InstanceId>,
     /// Those that were pinned and not let go of.
     releases: BTreeSet<ReleaseId>,
     /// Everything is being ended.
@@ -141,7 +143,14 @@ impl Process {
 }
 
 impl Model {
+    /// The processes that a generation is meant to have.
     fn of(&self, service: ServiceId, generation: Generation) -> impl Iterator<Item = &Process> {
+        let own = move |id: &InstanceId| id.service == service && id.generation == generation;
+        let processes = self.processes.iter().filter(|(id, _)| !self.reliefs.contains(id));
+        processes.filter(move |(id, _)| own(id)).map(|(_, process)| process)
+    }
+
+    fn all_of(&self, service: ServiceId, generation: Generation) -> impl Iterator<Item = &Process> {
         let own = move |id: &InstanceId| id.service == service && id.generation == generation;
         self.processes.iter().filter(move |(id, _)| own(id)).map(|(_, process)| process)
     }
@@ -218,6 +227,7 @@ impl Model {
             | Event::Instance(..)
             | Event::HookDone { .. }
             | Event::Condemned { .. }
+            | Event::Abandoned { .. }
             | Event::Tick => {}
         }
         self.look(now);
@@ -333,7 +343,7 @@ impl Model {
         let service = &self.services[&id.service];
         let serves = service.serving == Some(id.generation) && !service.stopping && !self.ending;
         let named = self.pace(id.service).is_none() && self.processes[id].is_available();
-        assert!(!serves || !named, "{action:?} names the serving generation");
+        assert!(!serves || !named || self.reliefs.contains(id), "{action:?} names the serving generation");
     }
 
     /// What the candidate's config asks for by name: so many more, so many fewer, one after the other.
@@ -359,7 +369,7 @@ impl Model {
         let Some((serving, candidate)) = self.pair(id.service) else { return };
         let Some((_, unavailable, _)) = self.pace(id.service) else { return };
         let service = &self.services[&id.service];
-        if service.stopping || self.ending || !self.processes[id].is_available() {
+        if service.stopping || self.ending || !self.processes[id].is_available() || self.reliefs.contains(id) {
             return;
         }
         if id.generation == candidate {
@@ -394,13 +404,13 @@ impl Model {
         let running = [serving, candidate].map(running);
         assert!(running.iter().sum::<usize>() <= at_most, "{id:?} is one too many: {running:?} of {at_most}");
         let other = if id.generation == serving { candidate } else { serving };
-        let left = self.of(id.service, other).any(|process| !process.gone);
+        let left = self.all_of(id.service, other).any(|process| !process.gone);
         assert!(!exclusive || !left, "{id:?} is started while something of {other} is left");
     }
 
     fn hooked(&mut self, id: ServiceId, generation: Generation, hook: Hook) {
         let service = &self.services[&id];
-        let mut processes = self.of(id, generation);
+        let mut processes = self.all_of(id, generation);
         match hook {
             Hook::BeforeStart => assert!(processes.next().is_none(), "it has started"),
             Hook::AfterReady => assert!(processes.any(Process::is_available), "it is not ready"),
@@ -408,7 +418,7 @@ impl Model {
             Hook::AfterDrain => {
                 assert_eq!(service.serving, Some(generation));
                 let old = service.served.iter().filter(|old| **old != generation);
-                let left = old.flat_map(|old| self.of(id, *old)).any(|process| !process.gone);
+                let left = old.flat_map(|old| self.all_of(id, *old)).any(|process| !process.gone);
                 assert!(!left, "an old process is left");
             }
             Hook::OnFailure | Hook::OnRollback => {}
@@ -505,7 +515,7 @@ impl Model {
             let old = service.old;
             let untold =
                 |process: &Process| process.launched && !process.told && !process.ended && !process.stop_wanted;
-            assert!(!old.is_some_and(|old| self.of(id, old).any(untold)), "the old generation was not told");
+            assert!(!old.is_some_and(|old| self.all_of(id, old).any(untold)), "the old generation was not told");
         } else {
             assert!(made.is_none() || service.serving != made, "it serves, and that is not said");
         }
@@ -524,6 +534,8 @@ enum Op {
     Pause(u8, u16),
     Resume(u8),
     Abort(u8),
+    /// Callers wait in a slot, or so it seems.
+    Callers(u8, u8),
     StopService(u8),
     Stop,
     Kill,
@@ -636,6 +648,15 @@ impl World {
                 let service = self.service(which);
                 let resumed = self.core.resume(self.now, service).is_ok();
                 assert_eq!(resumed, self.model.services[&service].paused.is_some());
+            }
+            Op::Callers(which, slot) => {
+                let service = self.service(which);
+                let event = Event::Abandoned { service, slot: Slot(u32::from(slot)) };
+                self.model.hears(self.now, &event);
+                self.core.handle(self.now, event);
+                let generations = self.core.services().values().flat_map(|service| service.generations.values());
+                let reliefs = generations.flat_map(|one| one.instances.values()).filter(|instance| instance.relief);
+                self.model.reliefs.extend(reliefs.map(|instance| instance.id));
             }
             Op::Abort(which) => {
                 let service = self.service(which);
@@ -1048,6 +1069,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => Just(Op::Alarm),
         3 => (any::<u16>(), deed()).prop_map(|(which, deed)| Op::Echo(which, deed)),
         2 => any::<u8>().prop_map(Op::Abort),
+        4 => (any::<u8>(), 0..8_u8).prop_map(|(which, slot)| Op::Callers(which, slot)),
         3 => (any::<u8>(), proptest::option::of(1..6_u8)).prop_map(|(which, to)| Op::Rollback(which, to)),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, full)| Op::Promote(which, full)),
         1 => any::<u8>().prop_map(Op::Condemn),
@@ -1106,7 +1128,7 @@ fn some_way() -> impl Strategy<Value = Way> {
 }
 
 fn world() -> impl Strategy<Value = (u32, FirstFailure, Vec<Policy>)> {
-    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry]), vec(some_policy(), 1..4))
+    (1..3_u32, select(vec![FirstFailure::Exit, FirstFailure::Retry, FirstFailure::Rehearse]), vec(some_policy(), 1..4))
 }
 
 proptest! {

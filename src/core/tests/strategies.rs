@@ -513,3 +513,67 @@ fn a_successor_runs_the_hook_that_is_waited_for_again() {
     b.wants(&["hook before-start 2"]);
     assert!(matches!(b.core.services()[&b.service].upgrade.as_ref().map(|up| up.phase), Some(Phase::Candidate(_))));
 }
+
+// ---- callers where no process is ----------------------------------------------------------------------------------
+
+impl Bench {
+    fn callers_in(&mut self, slot: u32) {
+        self.handle(Event::Abandoned { service: self.service, slot: Slot(slot) });
+    }
+}
+
+#[test]
+fn who_waits_where_a_canary_crashed_is_answered_by_what_serves() {
+    let mut b = upgrading(Policy { instances: 2, ..canary(&[(5, 60)], false) });
+    b.ready(2, 1);
+    b.ready(2, 2);
+    b.weights_set();
+    b.callers_in(2);
+    b.actions();
+    b.ends(2, 1, Exit::Code(1));
+    b.actions();
+    b.callers_in(2);
+    b.wants(&["prepare 1.3 r1"]);
+    b.callers_in(2);
+    b.wants(&[]);
+    b.spawn(1, 3);
+    assert_eq!(b.routes(), [(1, 100, vec![0, 1])], "it has no part in the traffic");
+    b.on(1, 3, E::Ready);
+    b.wants(&["launch 1.3", "stop 1.3"]);
+    b.told(1, 3);
+    b.ends(1, 3, Exit::Code(0));
+    b.wants(&["sweep 1.3"]);
+    assert_eq!(b.core.services()[&b.service].serving().map(|serving| serving.seats.len()), Some(2));
+}
+
+#[test]
+fn a_relief_that_fails_is_not_followed_by_another() {
+    let mut b = serving(Policy { instances: 2, ..policy() });
+    b.callers_in(7);
+    b.spawn(1, 3);
+    b.wants(&["prepare 1.3 r1", "launch 1.3"]);
+    b.ends(1, 3, Exit::Code(1));
+    b.wants(&["sweep 1.3"]);
+    b.callers_in(7);
+    b.wants(&[]);
+    b.callers_in(6);
+    b.wants(&["prepare 1.4 r1"]);
+}
+
+#[test]
+fn nobody_is_relieved_beside_what_must_be_alone_or_is_to_come_anyway() {
+    let mut b = serving(Policy { strategy: Strategy::StopStart, ..policy() });
+    b.callers_in(3);
+    b.wants(&[]);
+    let mut b = serving(Policy { instances: 2, ..policy() });
+    b.callers_in(0);
+    b.wants(&[]);
+    b.ends(1, 2, Exit::Code(1));
+    b.wants(&["sweep 1.2"]);
+    b.callers_in(1);
+    b.wants(&[]);
+    let mut b = upgrading(rolling(2, 1, 0));
+    b.actions();
+    b.callers_in(7);
+    b.wants(&[]);
+}

@@ -1171,6 +1171,37 @@ fn a_first_start_that_cannot_succeed_is_not_tried_again() {
     b.wants(&["failed 1: address in use", "finish NeverStarted"]);
 }
 
+#[test]
+fn a_rehearsal_soaks_and_is_over_when_it_fails() {
+    let rehearsal = || {
+        let mut b = Bench::new(Policy { soak: secs(5), ..policy() }, FirstFailure::Rehearse);
+        let _ = b.request(Kind::Start);
+        b.pinned(1);
+        b.spawn(1, 1);
+        b.on(1, 1, E::Ready);
+        b.actions();
+        assert!(b.steps.contains(&Step::Soaking { generation: Generation(1), span: secs(5) }));
+        b
+    };
+    let mut b = rehearsal();
+    b.pass(secs(5));
+    b.wants(&["weights 1=100"]);
+    b.weights_set();
+    b.wants(&["upgraded 1"]);
+
+    // Nothing is tried again, and nobody is told that everything ends: who rehearses wants to hear why.
+    let mut b = rehearsal();
+    b.ends(1, 1, SEGV);
+    b.wants(&["rolled-back 1: ended during its soak: killed by SIGSEGV", "sweep 1.1", "discard r1"]);
+    assert!(!b.core.is_ending());
+
+    let mut b = rehearsal();
+    b.core.abort(b.now, b.service).expect("a rehearsal can be aborted");
+    b.wants(&["stop 1.1", "aborted 1: aborted by an operator"]);
+    b.ends(1, 1, OK);
+    b.wants(&["sweep 1.1", "discard r1"]);
+}
+
 // ---- stop and kill ------------------------------------------------------------------------------------------------
 
 #[test]

@@ -46,7 +46,7 @@ impl Supervisor {
                 (door, path.clone(), place, format!("GET {path}"))
             }
             HttpTarget::Url(pattern) => {
-                let slot = self.slot_of(id).0;
+                let slot = self.surroundings.name_of_slot(self.slot_of(id));
                 let pid = self.processes.get(&id).map(|process| process.pid).ok_or_else(Closed::gone)?;
                 let url = pattern.of(slot, pid.as_raw().unsigned_abs());
                 let wrong = |error: UrlError| Closed::For(format!("{pattern}, for slot {slot}, {}", error.message));
