@@ -367,6 +367,7 @@ impl Supervisor {
             self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
+        self.probe_step(service, step);
         if let Step::Ready { instance, .. } = step {
             self.inspect(*instance);
         }
@@ -486,7 +487,9 @@ impl Supervisor {
         let news = News { event: "verdict", message, generation: candidate };
         self.tell_verdict(service, upgrade, &status, &news);
         self.ledger.conclude(upgrade, now, status, drained, news);
-        self.note_verdict(upgrade);
+        if !self.finish_probing(upgrade) {
+            self.note_verdict(upgrade);
+        }
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);

@@ -33,6 +33,7 @@ mod output;
 mod paths;
 mod pause;
 mod poller;
+mod prober;
 mod process;
 mod reexec;
 mod release;
@@ -67,6 +68,7 @@ use crate::control::server::{Access, Command};
 use crate::control::types::LastOutput;
 use crate::core::{self, Core, Event, FirstFailure, InstanceId, Kind, Outcome, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::exit::Exit;
+use crate::history::KernelFigures;
 use crate::history::place::StatePlaces;
 use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
@@ -83,6 +85,7 @@ use metrics::Counters;
 use paths::RuntimeDirectory;
 use pause::{Pausing, Unheld};
 use poller::{Poller, Source};
+use prober::Prober;
 use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
@@ -265,6 +268,8 @@ struct Supervisor {
     /// Services whose release is being resolved, or whose resolving hangs.
     pinning: HashSet<ServiceId>,
     processes: HashMap<InstanceId, Process>,
+    /// Who asks in the place of clients during upgrades.
+    probing: HashMap<UpgradeId, Prober>,
     ledger: Ledger,
     history: History,
     feed: Feed,
@@ -397,6 +402,12 @@ enum Elsewhere {
     Healed { tokens: Vec<u64>, result: Result<(), String> },
     /// New connections wait at all listeners of a service, or are let in at all, or that cannot be.
     Held { service: ServiceId, on: bool, result: Result<(), Unheld> },
+    /// How clients are answered before an upgrade is known.
+    Measured { upgrade: UpgradeId },
+    /// What they are answered during an upgrade is not good enough.
+    Condemned { upgrade: UpgradeId, reason: String },
+    /// The last request of an upgrade that is over has been answered.
+    Probed { upgrade: UpgradeId, kernel: KernelFigures },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
@@ -534,6 +545,7 @@ impl Supervisor {
             pending: HashMap::new(),
             pinning: HashSet::new(),
             processes: HashMap::new(),
+            probing: HashMap::new(),
             ledger: Ledger::default(),
             history,
             feed: Feed::new(),
@@ -619,6 +631,7 @@ impl Supervisor {
         }
         self.settle();
         self.go_on_with_hooks();
+        self.go_on_probing();
         self.announce();
     }
 
@@ -689,7 +702,7 @@ impl Supervisor {
     /// Whether nothing has to be waited for first: hooks of the last verdict, a store that a successor relies on.
     fn may_end(&self, end: End) -> bool {
         match end {
-            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()),
+            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()) && self.probing.is_empty(),
             End::Leave => true,
             End::Reexec => self.survival.is_complete(),
         }
@@ -710,6 +723,7 @@ impl Supervisor {
                 () = &mut last_requests => break,
             }
         }
+        self.settle_probing();
         self.announce_reexec();
         self.answer_all(intake).await;
         self.history.flush(LAST_WORDS);
@@ -828,6 +842,7 @@ impl Supervisor {
         if let Err(error) = self.survival.memory.set_deaths(0) {
             tracing::warn!("the state cannot be written down: {error}");
         }
+        self.settle_probing();
         self.survival.stale = true;
         self.record();
         self.outcome = Some(End::Leave);
