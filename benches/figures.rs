@@ -2,7 +2,7 @@
 //!
 //! This program is also each of the services that it measures (`__instant`, `__serve`): one binary, so that what
 //! differs between two rows is who supervises. Ratios within one run are what counts; machines are noisy. Only some of
-//! the table: `cargo bench --bench figures -- reload memory survival keeper throughput`.
+//! the table: `cargo bench --bench figures -- reload memory survival keeper throughput steering`.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -38,6 +38,9 @@ const WARM: usize = 10;
 /// Nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+#[path = "figures/steering.rs"]
+mod steering;
+
 #[path = "../tests/systemd/machine.rs"]
 #[expect(dead_code, reason = "the tests in a real systemd need more of it")]
 mod machine;
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
     match argument.as_str() {
         "__instant" => instant(),
         "__serve" => serve(),
+        "__name" => steering::name(),
         // `cargo test --benches` only wants to know that it builds.
         "--test" => Ok(()),
         _ => figures(&std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect::<Vec<_>>()),
@@ -58,12 +62,13 @@ fn main() -> Result<()> {
 fn figures(wanted: &[String]) -> Result<()> {
     println!("{:<58} {:>12} {:>12} {:>12}", "figure", "median", "min", "max");
     type Part = (&'static str, fn() -> Result<()>);
-    let parts: [Part; 5] = [
+    let parts: [Part; 6] = [
         ("reload", reload_overhead),
         ("memory", memory_and_wakeups),
         ("survival", survival),
         ("keeper", keeper),
         ("throughput", throughput),
+        ("steering", steering::figures),
     ];
     for (name, part) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {

@@ -196,7 +196,7 @@ fn a_config_that_is_not_there_or_wrong() {
 #[test]
 fn every_control_command_says_when_nothing_runs() {
     let directory = Directory::new("none");
-    for command in [
+    let commands = [
         &["reload"][..],
         &["restart", "--no-wait"],
         &["status"],
@@ -205,7 +205,8 @@ fn every_control_command_says_when_nothing_runs() {
         &["rehearse"],
         &["pause"],
         &["resume"],
-    ] {
+    ];
+    for command in commands {
         let output = zdsup(command).arg("--runtime-dir").arg(&directory.0).output().unwrap();
         assert_eq!(code(&output), 3, "{command:?}");
         let expected = format!("zdsup: error: no supervisor listens at {}/control.sock\n", directory.0.display());

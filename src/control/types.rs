@@ -79,16 +79,20 @@ pub struct ServiceStatus {
     #[serde(default)]
     pub paused: Option<f64>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub instances: u32,
     /// What its config says about that, where an operator chose another number.
     pub configured: Option<u32>,
     /// How it is upgraded, as the config has it: `overlap`, `rolling`, `canary`, `blue-green` or `stop-start`.
+    #[serde(default)]
     pub strategy: String,
     /// How new connections are divided, as the config has it: `shared` or `steered`.
+    #[serde(default)]
     pub traffic: String,
     /// Its generations, newest first.
     pub generations: Vec<GenerationStatus>,
     /// The releases that served before and can be gone back to, the latest first.
+    #[serde(default)]
     pub kept: Vec<KeptStatus>,
     /// Its listeners, in the order of their descriptors.
     pub listeners: Vec<ListenerStatus>,
@@ -142,8 +146,10 @@ pub struct GenerationStatus {
     /// instance.
     pub weight: Option<u32>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub desired: u32,
     /// How many of them are of use for new connections.
+    #[serde(default)]
     pub ready: u32,
     /// While it stands by: for how long, seconds.
     pub standby: Option<f64>,
@@ -379,8 +385,8 @@ pub struct UpgradeEvent {
     pub service: String,
     /// What kind: `queued`, `pinning`, `probing`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
     /// `check`, `ready`, `soaking`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
-    /// `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
-    /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
+    /// `standby`, `draining`, `returning`, `over-budget`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`,
+    /// `overdue`, `undead`, `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
     pub event: String,
     /// A sentence for a person.
     pub message: String,

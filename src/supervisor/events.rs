@@ -114,7 +114,7 @@ impl Supervisor {
             Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Held { service, on, result } => self.on_held(service, on, result),
             Elsewhere::Measured { upgrade } => self.on_measured(upgrade),
-            Elsewhere::Condemned { upgrade, reason } => self.tell_core(Event::Condemned { upgrade, reason }),
+            Elsewhere::Condemned { upgrade, reason } => self.on_condemned(upgrade, reason),
             Elsewhere::Probed { upgrade, kernel } => self.on_probed(upgrade, kernel),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
             Elsewhere::Checked { instance, outcome } => self.on_checked(instance, outcome),

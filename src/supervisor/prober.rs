@@ -31,7 +31,7 @@ use crate::config::{Affinity, ErrorBudget, Strategy, Traffic};
 use crate::control::types::ProbeSummary;
 use crate::core::event::spoken;
 use crate::core::service::{Phase, Role};
-use crate::core::{Kind, Reason, ServiceId, Step, UpgradeId};
+use crate::core::{Event, Kind, Reason, ServiceId, Step, UpgradeId};
 use crate::history::{KernelFigures, UpgradeRecord};
 use account::Account;
 use asking::{Plan, Shared};
@@ -158,6 +158,19 @@ impl Supervisor {
                 Step::Resumed => account.pause(false),
                 _ => {}
             }
+        }
+    }
+
+    /// What clients are answered is not good enough. The machine knows whether the candidate can be to blame.
+    pub(super) fn on_condemned(&mut self, upgrade: UpgradeId, reason: String) {
+        let now = self.now();
+        let Some(service) = self.probing.get(&upgrade).map(|prober| prober.service) else { return };
+        let candidate = |this: &Self| this.core.services().get(&service)?.candidate().map(|one| one.number);
+        let Some(generation) = candidate(self) else { return };
+        self.tell_core(Event::Condemned { upgrade, reason: reason.clone() });
+        if candidate(self).is_none() {
+            let news = News { event: "over-budget", message: reason, generation: Some(generation) };
+            self.ledger.tell(upgrade, now, news);
         }
     }
 

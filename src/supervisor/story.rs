@@ -73,6 +73,7 @@ pub(super) fn generation(step: &Step) -> Option<Generation> {
 pub(super) fn sentence(step: &Step, pid: Option<u32>, several: bool) -> String {
     let sentence = sentence_of_one(step, pid);
     match step {
+        Step::Spawned { instance } if several => format!("instance {} spawned as {}", instance.number, process(pid)),
         Step::Spawned { instance } | Step::Ready { instance, .. } | Step::Exited { instance, .. } if several => {
             format!("instance {} {sentence}", instance.number)
         }
@@ -80,8 +81,12 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>, several: bool) -> String {
     }
 }
 
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"))
+}
+
 fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
-    let process = || pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"));
+    let process = || process(pid);
     match step {
         Step::Pinning => "resolving the release".into(),
         Step::Starting { .. } => "starting".into(),

@@ -9,6 +9,7 @@ mod survival;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread::ScopedJoinHandle;
 
 use nix::sys::signal::Signal;
@@ -67,7 +68,8 @@ impl Zdsup {
     #[track_caller]
     fn is_canary(&self, number: u64) -> Status {
         self.wait_for("the canary has its share", |status| {
-            let weighted = status.services[0].upgrade.as_ref().is_some_and(|upgrade| upgrade.step == "weighted");
+            let holds = |step: &str| ["weighted", "awaiting-promotion"].contains(&step);
+            let weighted = status.services[0].upgrade.as_ref().is_some_and(|upgrade| holds(&upgrade.step));
             weighted && generation(status, number).is_some_and(|one| one.state == GenerationState::Canary)
         })
     }
@@ -91,6 +93,18 @@ impl Zdsup {
                 && pids(status, number).len() == INSTANCES
         })
     }
+}
+
+/// What is done while a reload goes on. One that a panic leaves behind is aborted: it might go on for ever.
+fn during<T>(z: &Zdsup, work: impl FnOnce(ScopedJoinHandle<'_, Reload>) -> T) -> T {
+    std::thread::scope(|scope| {
+        let reload = scope.spawn(|| z.reload(&[]));
+        catch_unwind(AssertUnwindSafe(|| work(reload))).unwrap_or_else(|panic| {
+            // Whatever it says, the test has failed.
+            z.supervisor.run(&["abort"]);
+            resume_unwind(panic)
+        })
+    })
 }
 
 /// Which process of which generation answered how many of so many requests, each over a connection of its own.

@@ -42,12 +42,37 @@ fn gunicorn_that_is_ready_too_early() {
 }
 
 #[test]
+fn gunicorn_in_slots() {
+    trial(&Server { steered: Some(3), upgrades: 3, ..gunicorn("## gunicorn") });
+}
+
+#[test]
 fn puma() {
-    trial(&Server {
+    trial(&puma_server());
+}
+
+#[test]
+fn puma_in_slots() {
+    trial(&Server { steered: Some(3), upgrades: 3, ..puma_server() });
+}
+
+#[test]
+fn nginx() {
+    trial(&nginx_server());
+}
+
+#[test]
+fn nginx_in_slots() {
+    trial(&Server { steered: Some(3), ..nginx_server() });
+}
+
+fn puma_server() -> Server {
+    Server {
         name: "puma",
         program: "/usr/bin/puma",
         how: "apt-get install puma ruby-sd-notify",
         recipe: Recipe::after("## puma"),
+        steered: None,
         upgrades: 5,
         good: |release, text| {
             let head = format!("{{ 'content-type' => 'text/plain', 'content-length' => '{}' }}", text.len());
@@ -56,16 +81,16 @@ fn puma() {
         bad: |release| write(release, "config.ru", "run ->(env) { [200, {}, [\n"),
         verdict: Verdict::Failed,
         says: "syntax error",
-    });
+    }
 }
 
-#[test]
-fn nginx() {
-    trial(&Server {
+fn nginx_server() -> Server {
+    Server {
         name: "nginx",
         program: "/usr/sbin/nginx",
         how: "apt-get install nginx",
         recipe: Recipe::after("## nginx"),
+        steered: None,
         upgrades: 5,
         good: |release, text| {
             let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -77,7 +102,7 @@ fn nginx() {
         bad: |release| write(release, "nginx.conf", "events {}\nhttp { server { lisen 80; } }\n"),
         verdict: Verdict::Failed,
         says: "unknown directive \"lisen\"",
-    });
+    }
 }
 
 fn gunicorn(heading: &str) -> Server {
@@ -86,6 +111,7 @@ fn gunicorn(heading: &str) -> Server {
         program: "/srv/web/venv/bin/gunicorn",
         how: "python3 -m venv target/thirdparty && target/thirdparty/bin/pip install gunicorn",
         recipe: Recipe::after(heading),
+        steered: None,
         upgrades: 5,
         good: gunicorn_app,
         bad: |release| write(release, "app.py", "def app(environ, start_response:\n"),

@@ -22,6 +22,8 @@ pub(crate) struct Server {
     /// How to install it.
     pub(crate) how: &'static str,
     pub(crate) recipe: Recipe,
+    /// How many instances of it there are, each in slots of its own; `None`: one, and traffic is shared.
+    pub(crate) steered: Option<usize>,
     /// How many good upgrades.
     pub(crate) upgrades: u64,
     /// Writes a release that answers with this text.
@@ -61,6 +63,8 @@ pub(crate) fn trial(server: &Server) {
         assert_eq!(load.failed(), 0, "with release {release}: {:?}\n{}", load.stop().examples, supervisor.log());
     }
     settled(&supervisor, last);
+    let count = supervisor.status().services[0].generations[0].instances.len();
+    assert_eq!(count, server.steered.unwrap_or(1));
 
     web.publish(last + 1, |release, text| {
         (server.good)(release, text);
@@ -95,6 +99,13 @@ impl Web {
         }
         let web = Self { place, address };
         let config = server.recipe.toml().replace(server.program, &program.display().to_string());
+        let config = match server.steered {
+            Some(instances) => {
+                let more = format!("[service.web]\ntraffic = \"steered\"\ninstances = {instances}");
+                config.replacen("[service.web]", &more, 1)
+            }
+            None => config,
+        };
         fs::write(web.place.join("web.toml"), web.here(&config)).expect("a config can be written");
         web
     }

@@ -316,7 +316,7 @@ fn the_story_of_an_upgrade() {
         happened("output", "altering the table", None),
         happened("spawned", "spawned as process 7, waiting for it to be ready", None),
         happened("status", "loading 3 of 7", None),
-        happened("spawned", "instance 2 spawned as process 8, waiting for it to be ready", None),
+        happened("spawned", "instance 2 spawned as process 8", None),
         happened("rolled", "1 of 3 instances take part", None),
         happened("awaiting-promotion", "5 % of new connections, until `zdsup promote` or `zdsup abort`", None),
         happened("promoted", "promoted by user 1000: 50 % of new connections go to it", None),

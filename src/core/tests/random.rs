@@ -636,6 +636,15 @@ impl World {
                     self.handle(Event::Condemned { upgrade, reason: "too many errors".into() });
                 }
             }
+            Op::Callers(which, slot) => {
+                let service = self.service(which);
+                let event = Event::Abandoned { service, slot: Slot(u32::from(slot)) };
+                self.model.hears(self.now, &event);
+                self.core.handle(self.now, event);
+                let generations = self.core.services().values().flat_map(|service| service.generations.values());
+                let reliefs = generations.flat_map(|one| one.instances.values()).filter(|instance| instance.relief);
+                self.model.reliefs.extend(reliefs.map(|instance| instance.id));
+            }
             Op::Pause(which, seconds) => {
                 let service = self.service(which);
                 if self.core.pause(self.now, service, secs(u64::from(seconds))).is_ok() {
@@ -648,15 +657,6 @@ impl World {
                 let service = self.service(which);
                 let resumed = self.core.resume(self.now, service).is_ok();
                 assert_eq!(resumed, self.model.services[&service].paused.is_some());
-            }
-            Op::Callers(which, slot) => {
-                let service = self.service(which);
-                let event = Event::Abandoned { service, slot: Slot(u32::from(slot)) };
-                self.model.hears(self.now, &event);
-                self.core.handle(self.now, event);
-                let generations = self.core.services().values().flat_map(|service| service.generations.values());
-                let reliefs = generations.flat_map(|one| one.instances.values()).filter(|instance| instance.relief);
-                self.model.reliefs.extend(reliefs.map(|instance| instance.id));
             }
             Op::Abort(which) => {
                 let service = self.service(which);

@@ -12,7 +12,7 @@ use nix::sys::socket::sockopt::ReusePort;
 use zdsup::control::types::Verdict;
 
 use super::callers::{Callers, thaw};
-use super::{INSTANCES, by_generation, canary, crash, draw, lines, pids, steered, steered_with, who};
+use super::{INSTANCES, by_generation, canary, crash, draw, during, lines, pids, steered, steered_with, who};
 use crate::support::client::{Answer, Connection};
 use crate::support::supervisor::{command, wrapped};
 use crate::support::{Load, Place, Setup, Supervisor, Target, Zdsup, eventually, process};
@@ -111,8 +111,7 @@ fn slot_shutdown_at_the_end() {
 fn slot_shutdown_in_a_canary() {
     let mut z = steered(&["shutdown-shared"], &[]);
     z.configure(|setup| setup.upgrade = canary(&[(50, 600_000)], ""));
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         let status = z.is_canary(2);
         for (number, pid) in [(1, pids(&status, 1)[0]), (2, pids(&status, 2)[1]), (1, pids(&status, 1)[2])] {
             let healed = || z.supervisor.log().matches("listens again").count();

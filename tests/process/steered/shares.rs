@@ -4,8 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use zdsup::control::types::Verdict;
 
-use super::{INSTANCES, by_generation, canary, canary_at, draw, pids, steered, who, within_binomial};
+use super::{INSTANCES, by_generation, canary, canary_at, draw, during, lines, pids, steered, who, within_binomial};
 use crate::support::client::Connection;
+use crate::support::supervisor::generation;
 use crate::support::{Load, Zdsup};
 
 const CONNECTIONS: usize = 4000;
@@ -18,14 +19,9 @@ fn a_canary_gets_its_share() {
     let load = Load::start(&z.target());
     for (number, weight) in [(2, 5), (3, 50)] {
         z.configure(|setup| setup.upgrade = canary_at(weight));
-        std::thread::scope(|scope| {
-            let reload = scope.spawn(|| z.reload(&[]));
+        during(&z, |reload| {
             let status = z.is_canary(number);
-            // Outside once in a thousand draws; twice in a row it is no accident.
-            let (first, second) = (is_divided(&z, number, weight), || is_divided(&z, number, weight));
-            if let Err(first) = first.or_else(|first| second().map_err(|second| format!("{first}\n{second}"))) {
-                panic!("at {weight} percent: {first}");
-            }
+            is_divided_within_two_draws(&z, number, weight);
             assert_eq!((pids(&status, 1).len(), pids(&status, number).len()), (INSTANCES, INSTANCES));
             z.abort(reload).still_serving(1);
         });
@@ -35,6 +31,16 @@ fn a_canary_gets_its_share() {
     }
     load.unharmed();
     z.end();
+}
+
+/// Outside once in a thousand draws; twice in a row it is no accident.
+#[track_caller]
+fn is_divided_within_two_draws(z: &Zdsup, candidate: u64, weight: u32) {
+    if let Err(first) = is_divided(z, candidate, weight)
+        && let Err(second) = is_divided(z, candidate, weight)
+    {
+        panic!("at {weight} percent: {first}\n{second}");
+    }
 }
 
 fn is_divided(z: &Zdsup, candidate: u64, weight: u32) -> Result<(), String> {
@@ -69,13 +75,51 @@ fn timed_steps_end_with_everything_at_the_new_generation() {
     z.end();
 }
 
+/// A canary that an operator promotes: step by step, then all of it; and all at once with `--full`.
+#[test]
+fn promoted_by_hand() {
+    let mut z = steered(&["serve"], &[]);
+    let load = Load::start(&z.target());
+    let promote = |z: &Zdsup, more: &[&str]| {
+        let promoted = z.supervisor.run(&[&["promote"], more].concat());
+        assert!(promoted.status.success(), "{promoted:?}");
+    };
+    z.configure(|setup| {
+        setup.upgrade =
+            lines(&["strategy = \"canary\"", "canary = { steps = [{ weight = 10 }, { weight = 70 }], manual = true }"]);
+    });
+    for (number, full) in [(2, false), (3, true)] {
+        during(&z, |reload| {
+            let weighs = |weight: u32| {
+                z.wait_for("it has its share", |status| {
+                    generation(status, number).is_some_and(|candidate| candidate.weight == Some(weight))
+                });
+                z.is_canary(number);
+                is_divided_within_two_draws(&z, number, weight);
+            };
+            weighs(10);
+            if full {
+                promote(&z, &["--full"]);
+            } else {
+                promote(&z, &[]);
+                weighs(70);
+                promote(&z, &[]);
+            }
+            reload.join().expect("it does not panic").is(Verdict::Upgraded);
+        });
+        assert_eq!(by_generation(&draw(z.address(), 200)).into_keys().collect::<Vec<_>>(), [number]);
+        z.whole(number);
+    }
+    load.unharmed();
+    z.end();
+}
+
 /// Those who are named go to the candidate, and the others to neither more nor less than its weight says.
 #[test]
 fn clients_of_a_network_go_to_the_canary() {
     let mut z = steered(&["serve"], &[]);
     z.configure(|setup| setup.upgrade = canary(&[(1, 600_000)], ", from = [\"127.1.0.0/16\", \"127.2.3.4\"]"));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(2);
         for named in (1..=100u8).map(|n| Ipv4Addr::new(127, 1, n, n)).chain([Ipv4Addr::new(127, 2, 3, 4)]) {
             assert_eq!(at(&z, named), 2, "{named}");
@@ -98,8 +142,7 @@ fn a_client_stays_with_its_release() {
     let sweep = |z: &Zdsup| -> Vec<u64> { clients.iter().map(|client| at(z, *client)).collect() };
 
     z.configure(|setup| setup.upgrade = canary(&[(40, 600_000)], ", affinity = \"source\""));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(2);
         let first = sweep(&z);
         let moved = first.iter().filter(|generation| **generation == 2).count();
@@ -111,8 +154,7 @@ fn a_client_stays_with_its_release() {
     z.whole(1);
 
     z.configure(|setup| setup.upgrade = canary(&[(5, 500), (30, 500), (60, 500)], ", affinity = \"source\""));
-    std::thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         let mut before = sweep(&z);
         loop {
             let now = sweep(&z);

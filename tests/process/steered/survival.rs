@@ -1,11 +1,11 @@
 //! What outlives the supervisor, and what does not grow.
 
-use std::thread;
-
 use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, Verdict};
 
-use super::{INSTANCES, by_generation, canary, canary_at, crash, draw, pids, steered, steered_with, within_binomial};
+use super::{
+    INSTANCES, by_generation, canary, canary_at, crash, draw, during, pids, steered, steered_with, within_binomial,
+};
 use crate::support::process::{self, settled_holdings};
 use crate::support::supervisor::generation;
 use crate::support::{Load, Zdsup};
@@ -17,8 +17,7 @@ fn the_supervisor_dies_in_a_canary_step() {
     let mut z = steered_with(&["serve"], &[], |setup, _| setup.arguments.push("--keeper".into()));
     let load = Load::start(&z.target());
     z.configure(|setup| setup.upgrade = canary(&[(30, 3000), (60, 500)], ""));
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         let before = z.is_canary(2).supervisor.pid;
         process::freeze(before);
         crash(before);
@@ -43,8 +42,7 @@ fn reexec_in_a_canary_step() {
     let mut z = steered(&["serve"], &[]);
     let load = Load::start(&z.target());
     z.configure(|setup| setup.upgrade = canary_at(30));
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(2);
         for incarnation in 2..=3 {
             z.supervisor.signal(Signal::SIGUSR2);
@@ -59,8 +57,7 @@ fn reexec_in_a_canary_step() {
     z.whole(1);
     assert_eq!(by_generation(&draw(z.address(), 300)).into_keys().collect::<Vec<_>>(), [1]);
     z.configure(|setup| setup.upgrade = canary(&[(30, 1500)], ""));
-    thread::scope(|scope| {
-        let reload = scope.spawn(|| z.reload(&[]));
+    during(&z, |reload| {
         z.is_canary(3);
         z.supervisor.signal(Signal::SIGUSR2);
         z.wait_for("the next incarnation", |status| status.supervisor.incarnation == 4);
