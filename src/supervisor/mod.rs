@@ -859,6 +859,7 @@ impl Supervisor {
         if self.stopping {
             tracing::warn!("asked to stop again: ending everything at once");
             self.core.kill(now);
+            self.settle_probing();
             self.stop_hooks(true);
             self.survival.stale = true;
             return;

@@ -30,7 +30,7 @@ use super::{Elsewhere, Supervisor};
 use crate::config::{Affinity, ErrorBudget, Strategy, Traffic};
 use crate::control::types::ProbeSummary;
 use crate::core::event::spoken;
-use crate::core::service::{Phase, Role};
+use crate::core::service::{Pause, Phase, Role};
 use crate::core::{Event, Kind, Reason, ServiceId, Step, UpgradeId};
 use crate::history::{KernelFigures, UpgradeRecord};
 use account::Account;
@@ -126,7 +126,9 @@ impl Supervisor {
     ) -> &mut Prober {
         let mut account = Account::new(budget);
         let machine = self.core.services().get(&service);
-        account.pause(machine.is_some_and(|machine| machine.paused_until().is_some()));
+        // What is only asked for is told when it is so.
+        let pause = machine.and_then(|machine| machine.pause);
+        account.pause(matches!(pause, Some(Pause::Held { .. } | Pause::Releasing { .. })));
         let account = Shared::new(account);
         let (over, is_over) = watch::channel(false);
         let upgrade = plan.upgrade;

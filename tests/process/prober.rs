@@ -91,6 +91,7 @@ fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
         setup.upgrade.push("max-error-rate = \"1%\"".into());
     });
     let reload = z.reload(&[]).is(Verdict::RolledBack).because("probe requests failed (").still_serving(1);
+    assert!(reload.events.iter().any(|event| event.event == "over-budget"), "{reload:?}");
     let reason = reload.verdict().and_then(|verdict| verdict.reason.clone()).expect("a reason");
     assert!(reason.contains("at most 1 % may; the last one: status 500"), "{reason}");
     let ProbeSummary { inside, before, errors, .. } = z.probe(2);
@@ -101,6 +102,8 @@ fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
     let log = z.supervisor.log();
     let answered = log.lines().filter(|line| line.contains("answered /healthz with 500")).count();
     assert_eq!(answered as u64, inside.errors, "{log}");
+    let rollback = z.record(2).rollback.expect("that is what it was");
+    assert!(rollback < 1.0, "{rollback} s");
     z.settled(1);
     z.end();
 }
@@ -144,6 +147,43 @@ fn a_slow_release_shows() {
     let before = before.expect("there is a time before");
     assert!(inside.p99 > 0.15 && inside.p99 < 2.0, "{inside:?}");
     assert!(before.p50 < 0.1 && inside.p50 < 0.15, "{before:?} {inside:?}");
+    z.end();
+}
+
+/// What callers see of a pause is nobody's error.
+#[test]
+fn a_pause_is_not_counted() {
+    let z = serving("", |setup, _| {
+        canary(setup, "steps = [{ weight = 50 }], manual = true");
+        setup.upgrade.push("max-error-rate = \"0%\"".into());
+    });
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    z.wait_for("the canary has its share", |status| {
+        status.services[0].upgrade.as_ref().is_some_and(|upgrade| upgrade.step == "awaiting-promotion")
+    });
+    assert!(z.supervisor.run(&["pause", "--max", "2500ms"]).status.success());
+    z.wait_for("it is over", |status| status.services[0].paused.is_none());
+    assert!(z.supervisor.run(&["promote"]).status.success());
+    assert_eq!(z.supervisor.verdict_of(2).verdict, Verdict::Upgraded);
+    let probe = z.probe(2);
+    assert_eq!(probe.inside.errors, 0, "{probe:?}");
+    z.end();
+}
+
+#[test]
+fn nothing_is_left_of_it() {
+    let z = serving("", |_, _| {});
+    z.upgrade();
+    z.settled(2);
+    z.probe(2);
+    let before = process::settled_holdings(z.supervisor.pid(), &z.supervisor.runtime, None);
+    for upgrade in 3..6 {
+        z.upgrade();
+        z.settled(upgrade);
+        z.probe(upgrade);
+    }
+    let after = process::settled_holdings(z.supervisor.pid(), &z.supervisor.runtime, Some(&before));
+    assert_eq!(after, before);
     z.end();
 }
 
