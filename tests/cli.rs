@@ -87,6 +87,9 @@ fn what_can_be_typed() {
         "stop --leftovers --if-stopping zdsup@web.service",
         "abort",
         "abort web",
+        "pause",
+        "pause web --max 10s",
+        "resume web",
         "rollback",
         "rollback web --to 3",
         "rollback --to web@3 --wait drained --timeout 1m --json",
@@ -142,6 +145,8 @@ fn what_makes_no_sense() {
         ("stop --leftovers --no-wait", ErrorKind::ArgumentConflict),
         ("stop --if-stopping x.service", ErrorKind::MissingRequiredArgument),
         ("abort web api", ErrorKind::UnknownArgument),
+        ("pause web --max 30", ErrorKind::ValueValidation),
+        ("resume --max 1s", ErrorKind::UnknownArgument),
         ("events web api", ErrorKind::UnknownArgument),
         ("history web@x", ErrorKind::ValueValidation),
         ("history --limit 0", ErrorKind::ValueValidation),
@@ -191,7 +196,17 @@ fn a_config_that_is_not_there_or_wrong() {
 #[test]
 fn every_control_command_says_when_nothing_runs() {
     let directory = Directory::new("none");
-    for command in [&["reload"][..], &["restart", "--no-wait"], &["status"], &["stop"], &["abort"], &["rehearse"]] {
+    let commands = [
+        &["reload"][..],
+        &["restart", "--no-wait"],
+        &["status"],
+        &["stop"],
+        &["abort"],
+        &["rehearse"],
+        &["pause"],
+        &["resume"],
+    ];
+    for command in commands {
         let output = zdsup(command).arg("--runtime-dir").arg(&directory.0).output().unwrap();
         assert_eq!(code(&output), 3, "{command:?}");
         let expected = format!("zdsup: error: no supervisor listens at {}/control.sock\n", directory.0.display());

@@ -262,6 +262,7 @@ fn every_field_of_every_type_is_described() {
         upgrade: Some(upgrade.clone()),
         last_upgrade: Some(upgrade),
         hook: Some("before-start of generation 5".into()),
+        paused: Some(1.5),
         instances: 3,
         configured: Some(2),
         strategy: "canary".into(),
@@ -279,6 +280,7 @@ fn every_field_of_every_type_is_described() {
         upgrade: None,
         last_upgrade: None,
         hook: None,
+        paused: None,
         configured: None,
         generations: vec![],
         kept: vec![],
@@ -401,6 +403,7 @@ fn every_field_of_every_type_is_described() {
     compare(&mut seen, &scaling, &Scaling { service: None, ..scaling.clone() });
     let accepted = UpgradeAccepted { id: 1, service: "web".into(), admission: AdmissionKind::Joined };
     compare(&mut seen, &accepted, &accepted);
+    compare(&mut seen, &PauseRequest { service: Some("web".into()), max: Some(30.0) }, &PauseRequest::default());
     compare(&mut seen, &Target { service: Some("web".into()) }, &Target::default());
     compare(&mut seen, &Replacement { binary: Some("/usr/bin/zdsup".into()) }, &Replacement::default());
     let done = Done { message: "done".into() };

@@ -28,7 +28,10 @@ pub struct Report {
 ///
 /// Where the file cannot be read, or what it says cannot be meant.
 pub fn check(path: &Path, name: Option<&str>) -> Result<Report, ConfigError> {
-    let config = config::load(path, name)?;
+    Ok(report(config::load(path, name)?))
+}
+
+fn report(config: Config) -> Report {
     let is_one_of_several = config.services.len() > 1;
     let named = |service: &Service, warning| {
         if is_one_of_several { format!("{}: {warning}", service.name) } else { warning }
@@ -38,7 +41,7 @@ pub fn check(path: &Path, name: Option<&str>) -> Result<Report, ConfigError> {
         .iter()
         .flat_map(|service| warnings(service).into_iter().map(move |warning| named(service, warning)))
         .collect();
-    Ok(Report { config, warnings })
+    Report { config, warnings }
 }
 
 fn warnings(service: &Service) -> Vec<String> {
@@ -284,17 +287,17 @@ service web
 
     #[test]
     fn a_report_names_every_service() {
-        let directory = Directory::new("several");
-        let report = directory
-            .check(
-                "[supervisor]\natomic = true\n[service.web]\ncommand = [\"/bin/sh\"]\nafter = [\"api\"]\ninstances = 4\n\
+        let config = config::parse(
+            "[supervisor]\natomic = true\n[service.web]\ncommand = [\"/bin/sh\"]\nafter = [\"api\"]\ninstances = 4\n\
                  traffic = \"steered\"\n[[service.web.listen]]\naddress = \"8080\"\n[service.web.upgrade]\n\
                  strategy = \"canary\"\nprobe = { http = \"/\" }\nmax-error-rate = \"1%\"\n[service.web.upgrade.canary]\n\
                  steps = [{ weight = 5, hold = \"30s\" }, { weight = 50, hold = \"1m\" }]\nfrom = [\"::1/128\"]\n\
                  affinity = \"source\"\n[service.api]\ncommand = [\"/none\"]\n[service.api.upgrade]\n\
                  strategy = \"rolling\"\n",
-            )
-            .expect("a report");
+            Path::new("/etc/zdsup/web.toml"),
+            None,
+        );
+        let report = report(config.expect("a config"));
         assert_eq!(report.warnings, ["api: the program /none is not there"]);
         assert_eq!(
             report.to_string(),

@@ -14,6 +14,7 @@ mod kpi;
 mod leftovers;
 mod man;
 mod moving;
+mod pause;
 mod promote;
 mod reexec;
 pub mod rehearse;
@@ -146,6 +147,17 @@ enum Command {
     ///
     /// What serves goes on serving, and the new release is ended.
     Abort(Deferred<abort::AbortArgs>),
+
+    /// Make new connections wait.
+    ///
+    /// They are not refused: the first packet of each is dropped until `zdsup resume`, or until the time is over, and
+    /// clients send it again by themselves, after a second at first. Established connections go on, and so do requests
+    /// over them. Only TCP listeners can be paused, all those of a service or none; where traffic is shared that takes
+    /// the capability CAP_NET_ADMIN. Asked for again, the end moves.
+    Pause(Deferred<pause::PauseArgs>),
+
+    /// Let new connections in again that `pause` makes wait.
+    Resume(Deferred<pause::ResumeArgs>),
 
     /// Replace the supervisor's own program.
     ///
@@ -292,6 +304,8 @@ impl Cli {
             Command::Status(args) => status::run(&global, &args.0),
             Command::Stop(args) => stop::run(&global, args.0),
             Command::Abort(args) => abort::run(&global, args.0),
+            Command::Pause(args) => pause::pause(&global, args.0),
+            Command::Resume(args) => pause::resume(&global, args.0),
             Command::Reexec(args) => reexec::run(&global, args.0),
             Command::History(args) => history::run(&global, &args.0),
             Command::Kpi(args) => kpi::run(&global, &args.0),

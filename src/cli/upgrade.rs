@@ -182,7 +182,7 @@ impl Upgrading<'_> {
         }
         let failure = Failure::new(exit, format!("{why}: upgrade #{id} of {service} goes on without a verdict so far"));
         failure.hint(Some(match self.wants_promotion {
-            true => "it waits for `zdsup promote`; `zdsup status --watch` shows it, `zdsup abort` gives it up",
+            true => "`zdsup promote` lets it go on, `zdsup abort` gives it up",
             false => "`zdsup status` shows it, `zdsup abort` gives it up",
         }))
     }

@@ -57,7 +57,24 @@ use source::{CommandLine, Source};
 ///
 /// Where the file cannot be read, or what it says cannot be meant.
 pub fn load(path: &Path, name: Option<&str>) -> Result<Config, ConfigError> {
-    parse(&read::read(path)?, path, name)
+    runnable(parse(&read::read(path)?, path, name)?)
+}
+
+/// A config, if there is nothing in it that is understood and that no supervisor does yet. It is never ignored.
+pub(crate) fn runnable(config: Config) -> Result<Config, ConfigError> {
+    let error = |flag: &'static str, message: &str, hint: &str| match &config.source {
+        Some(path) => ConfigError::of_file(path, message, hint),
+        None => ConfigError::of_flag(flag, message, hint),
+    };
+    if config.services.len() > 1 {
+        let message = "it has several services, and this version of zdsup runs one";
+        return Err(error("-c", message, "give each service a file and a supervisor of its own"));
+    }
+    if config.services.iter().any(|service| service.upgrade.probe.is_some()) {
+        let message = "this version of zdsup sends no requests of its own during an upgrade";
+        return Err(error("--upgrade-probe", message, "leave the probe and its error rate out"));
+    }
+    Ok(config)
 }
 
 /// What a file of this path and this text means. See [`load`].

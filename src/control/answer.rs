@@ -16,8 +16,8 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use super::access::{Access, Permission};
 use super::events::{self, Ask, Interrupted, Line, Tail};
 use super::request::{
-    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_promotion, parse_replacement,
-    parse_scaling, parse_target, parse_upgrade_request,
+    BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_promotion,
+    parse_replacement, parse_scaling, parse_target, parse_upgrade_request,
 };
 use super::routes::{Endpoint, Lookup, look_up};
 use super::scrape::OPENMETRICS;
@@ -166,6 +166,16 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
             let (replacement, uid) = (parse_replacement(&body).map_err(invalid)?, peer.credentials.uid);
             let asked = |reply| Command::Reexec { replacement, uid, reply };
             Ok(encode(StatusCode::OK, &peer.shared.ask(asked).await?.map_err(rejected)?))
+        }
+        Endpoint::Pause => {
+            let (request, uid) = (parse_pause(&body).map_err(invalid)?, peer.credentials.uid);
+            let done = peer.shared.ask(|reply| Command::Pause { request, uid, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &done))
+        }
+        Endpoint::Resume => {
+            let (target, uid) = (parse_target(&body).map_err(invalid)?, peer.credentials.uid);
+            let done = peer.shared.ask(|reply| Command::Resume { target, uid, reply }).await?.map_err(rejected)?;
+            Ok(encode(StatusCode::OK, &done))
         }
         Endpoint::Stop => {
             let (target, uid) = (parse_target(&body).map_err(invalid)?, peer.credentials.uid);

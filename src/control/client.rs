@@ -22,8 +22,8 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 
 use super::types::{
-    Done, HistoryPage, Kpi, Problem, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted, UpgradeEvent,
-    UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, PauseRequest, Problem, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted,
+    UpgradeEvent, UpgradeRequest, UpgradeStatus,
 };
 use crate::sys::{Pid, peer};
 pub use follow::Follow;
@@ -198,6 +198,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn stop(&mut self, target: &Target) -> Result<Done, ClientError> {
         self.post("/v1/stop", target).await
+    }
+
+    /// Makes new connections to a service wait.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn pause(&mut self, request: &PauseRequest) -> Result<Done, ClientError> {
+        self.post("/v1/pause", request).await
+    }
+
+    /// Lets them in again.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn resume(&mut self, target: &Target) -> Result<Done, ClientError> {
+        self.post("/v1/resume", target).await
     }
 
     /// Replaces the supervisor's own program.

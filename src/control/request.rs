@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
-use super::types::{Problem, Promotion, Replacement, Scaling, Target, UpgradeRequest};
+use super::types::{PauseRequest, Problem, Promotion, Replacement, Scaling, Target, UpgradeRequest};
 use super::{locate, routes};
 use crate::core::Kind;
 use crate::history::read::Wanted;
@@ -55,12 +55,20 @@ pub fn parse_scaling(body: &[u8]) -> Result<Scaling, Problem> {
     }
 }
 
-/// The body of `POST /v1/abort` and `POST /v1/stop`. An empty one is like `{}`.
+/// The body of `POST /v1/abort`, `/v1/stop` and `/v1/resume`. An empty one is like `{}`.
 ///
 /// # Errors
 /// The mistake, with its place.
 pub fn parse_target(body: &[u8]) -> Result<Target, Problem> {
     parse_or_default(body, r#"it looks like {} or {"service": "web"}"#)
+}
+
+/// The body of `POST /v1/pause`. An empty one is like `{}`.
+///
+/// # Errors
+/// The mistake, with its place.
+pub fn parse_pause(body: &[u8]) -> Result<PauseRequest, Problem> {
+    parse_or_default(body, r#"it looks like {} or {"service": "web", "max": 30}"#)
 }
 
 /// The body of `POST /v1/reexec`. An empty one is like `{}`.
@@ -235,6 +243,15 @@ mod tests {
         assert!(parse_target(b"null").is_err());
         assert!(parse_target(br#"{"services":"web"}"#).is_err());
         assert!(parse_target(&br#"{"a":"#.repeat(BODY_MAX / 5)).is_err(), "depth is bounded");
+    }
+
+    #[test]
+    fn pauses() {
+        assert_eq!(parse_pause(b"").unwrap(), PauseRequest::default());
+        assert_eq!(parse_pause(br#"{"max":1.5}"#).unwrap(), PauseRequest { service: None, max: Some(1.5) });
+        for bad in [&br#"{"max":"30s"}"#[..], br#"{"max":1e999}"#, br#"{"for":1}"#] {
+            assert!(parse_pause(bad).is_err(), "{}", String::from_utf8_lossy(bad));
+        }
     }
 
     #[test]

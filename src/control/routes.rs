@@ -31,6 +31,8 @@ pub(super) enum Endpoint {
     Promote,
     Scale,
     Stop,
+    Pause,
+    Resume,
     Reexec,
     Openapi,
 }
@@ -43,7 +45,7 @@ impl Endpoint {
 }
 
 /// Everything that can be asked for.
-pub const ROUTES: [Route; 15] = [
+pub const ROUTES: [Route; 17] = [
     Route { method: "GET", path: "/v1/status", needs: Permission::Look, endpoint: Endpoint::Status },
     Route { method: "POST", path: "/v1/upgrades", needs: Permission::Operate, endpoint: Endpoint::Request },
     Route { method: "GET", path: "/v1/upgrades", needs: Permission::Look, endpoint: Endpoint::Upgrades },
@@ -57,6 +59,8 @@ pub const ROUTES: [Route; 15] = [
     Route { method: "POST", path: "/v1/promote", needs: Permission::Operate, endpoint: Endpoint::Promote },
     Route { method: "POST", path: "/v1/scale", needs: Permission::Operate, endpoint: Endpoint::Scale },
     Route { method: "POST", path: "/v1/stop", needs: Permission::Operate, endpoint: Endpoint::Stop },
+    Route { method: "POST", path: "/v1/pause", needs: Permission::Operate, endpoint: Endpoint::Pause },
+    Route { method: "POST", path: "/v1/resume", needs: Permission::Operate, endpoint: Endpoint::Resume },
     Route { method: "POST", path: "/v1/reexec", needs: Permission::Operate, endpoint: Endpoint::Reexec },
     Route { method: "GET", path: "/v1/openapi.json", needs: Permission::Look, endpoint: Endpoint::Openapi },
 ];

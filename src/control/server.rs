@@ -30,8 +30,8 @@ use super::patient::Patient;
 use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
 use super::types::{
-    Done, HistoryPage, Kpi, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted, UpgradeEvent,
-    UpgradeRequest, UpgradeStatus,
+    Done, HistoryPage, Kpi, PauseRequest, Promotion, Replacement, Scaling, Status, Target, UpgradeAccepted,
+    UpgradeEvent, UpgradeRequest, UpgradeStatus,
 };
 use crate::history::read::Wanted;
 use crate::sys::limits;
@@ -133,10 +133,28 @@ pub enum Command {
         /// The answer.
         reply: oneshot::Sender<Result<Done, Rejection>>,
     },
+    /// Make new connections wait. Answered once they do.
+    Pause {
+        /// Where, and for how long.
+        request: PauseRequest,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
     /// End the step of a canary that waits.
     Promote {
         /// Of which service, and how far.
         promotion: Promotion,
+        /// Who asks.
+        uid: u32,
+        /// The answer.
+        reply: oneshot::Sender<Result<Done, Rejection>>,
+    },
+    /// Let them in again. Answered once they are.
+    Resume {
+        /// Where.
+        target: Target,
         /// Who asks.
         uid: u32,
         /// The answer.

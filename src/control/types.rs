@@ -73,17 +73,24 @@ pub struct ServiceStatus {
     /// The hook that is being run: its name, and the generation.
     #[serde(default)]
     pub hook: Option<String>,
+    /// New connections are made to wait, for so many seconds more at most.
+    #[serde(default)]
+    pub paused: Option<f64>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub instances: u32,
     /// What its config says about that, where an operator chose another number.
     pub configured: Option<u32>,
     /// How it is upgraded, as the config has it: `overlap`, `rolling`, `canary`, `blue-green` or `stop-start`.
+    #[serde(default)]
     pub strategy: String,
     /// How new connections are divided, as the config has it: `shared` or `steered`.
+    #[serde(default)]
     pub traffic: String,
     /// Its generations, newest first.
     pub generations: Vec<GenerationStatus>,
     /// The releases that served before and can be gone back to, the latest first.
+    #[serde(default)]
     pub kept: Vec<KeptStatus>,
     /// Its listeners, in the order of their descriptors.
     pub listeners: Vec<ListenerStatus>,
@@ -137,8 +144,10 @@ pub struct GenerationStatus {
     /// instance.
     pub weight: Option<u32>,
     /// How many instances it is meant to have.
+    #[serde(default)]
     pub desired: u32,
     /// How many of them are of use for new connections.
+    #[serde(default)]
     pub ready: u32,
     /// While it stands by: for how long, seconds.
     pub standby: Option<f64>,
@@ -392,7 +401,8 @@ pub struct SupervisorEvent {
     /// When.
     pub at: f64,
     /// What kind: those of an upgrade's events but `status`, `check` and `output`; `requested`, `scaled`, `retrying`,
-    /// `gave-up` and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the supervisor.
+    /// `gave-up`, `paused`, `resumed` and `stopped` of a service; `started`, `adopted`, `reexec` and `ending` of the
+    /// supervisor.
     pub event: String,
     /// A sentence for a person.
     pub message: String,
@@ -419,13 +429,25 @@ pub struct HistoryPage {
     pub skipped: u64,
 }
 
-/// `POST /v1/abort` and `POST /v1/stop`.
+/// `POST /v1/abort`, `/v1/stop` and `/v1/resume`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
     /// Which service; left out, for `stop`, the whole supervisor.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
+}
+
+/// `POST /v1/pause`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PauseRequest {
+    /// Which service; may be left out where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// For how long at most, seconds: 30 without it, and not more than 600.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<f64>,
 }
 
 /// `POST /v1/promote`.
@@ -451,7 +473,8 @@ pub struct Scaling {
     pub instances: u32,
 }
 
-/// The answer to `POST /v1/abort`, `/v1/promote`, `/v1/scale`, `/v1/stop` and `/v1/reexec`.
+/// The answer to `POST /v1/abort`, `/v1/promote`, `/v1/scale`, `/v1/pause`, `/v1/resume`,
+/// `/v1/stop` and `/v1/reexec`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// A sentence for a person.

@@ -31,6 +31,15 @@ pub enum Event {
     Told(InstanceId),
     /// New connections go where [`Action::SetWeights`] said.
     WeightsSet(ServiceId),
+    /// New connections wait, or are let in again (completes [`Action::Hold`]).
+    Held {
+        /// The service.
+        service: ServiceId,
+        /// What was asked for.
+        on: bool,
+        /// Why it cannot be; they are all let in then, or all made to wait as before.
+        result: Result<(), String>,
+    },
     /// A hook has ended (completes [`Action::RunHook`]).
     HookDone {
         /// The service.
@@ -194,6 +203,13 @@ pub enum Action {
         service: ServiceId,
         /// The generations that exist, oldest first.
         weights: Vec<(Generation, u32)>,
+    },
+    /// Make new connections wait at all listeners of a service, or let them in again. It may be so already.
+    Hold {
+        /// The service.
+        service: ServiceId,
+        /// Wait.
+        on: bool,
     },
     /// Run the commands of a hook. The first two are answered by [`Event::HookDone`]; nobody waits for the others.
     RunHook {
@@ -485,6 +501,8 @@ pub enum Refusal {
     Returning,
     /// No canary step waits to be promoted.
     NothingToPromote,
+    /// New connections are not made to wait.
+    NotPaused,
     /// An upgrade is in flight.
     Upgrading,
     /// Nothing of the service runs.
@@ -503,6 +521,7 @@ impl fmt::Display for Refusal {
             Self::NotKept(None) => "there is no release to go back to: none served before this one",
             Self::Returning => "the upgrade has failed already, and the old generation is on its way back",
             Self::NothingToPromote => "no canary step waits to be promoted",
+            Self::NotPaused => "it is not paused",
             Self::Upgrading => "an upgrade is in flight",
             Self::NotRunning => "nothing of the service runs",
             Self::UnknownService => "no such service",
@@ -622,6 +641,13 @@ pub enum Step {
         /// How many.
         instances: u32,
     },
+    /// New connections are made to wait.
+    Paused {
+        /// For how long from now on, at most.
+        span: Duration,
+    },
+    /// They are let in again.
+    Resumed,
     /// The health checks of a process that serves fail.
     Unhealthy {
         /// Which.

@@ -21,6 +21,7 @@ pub mod policy;
 pub mod service;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -120,6 +121,25 @@ impl Core {
         target.promote(now, full, &mut self.out)
     }
 
+    /// Makes new connections to a service wait, for so long at most; asked for again, the end moves. Established ones go
+    /// on, and so do upgrades.
+    ///
+    /// # Errors
+    /// When it is being stopped, or nothing of it runs.
+    pub fn pause(&mut self, now: Time, service: ServiceId, max: Duration) -> Result<(), Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.pause(now, max, &mut self.out)
+    }
+
+    /// Lets them in again.
+    ///
+    /// # Errors
+    /// When they are not made to wait.
+    pub fn resume(&mut self, now: Time, service: ServiceId) -> Result<(), Refusal> {
+        let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
+        target.resume(now, &mut self.out)
+    }
+
     /// Gives a service so many instances, at least one, and says which generation has them.
     ///
     /// # Errors
@@ -178,6 +198,11 @@ impl Core {
             Event::WeightsSet(service) => {
                 if let Some(service) = self.services.get_mut(&service) {
                     service.weights_set(now, &mut self.out);
+                }
+            }
+            Event::Held { service, on, result } => {
+                if let Some(service) = self.services.get_mut(&service) {
+                    service.hold_done(now, on, result, &mut self.out);
                 }
             }
             Event::HookDone { service, generation, hook, result } => {

@@ -16,6 +16,10 @@ pub const PIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub const SWITCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a canary step waits for somebody to promote it, where it waits for that.
 pub const PROMOTE_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
+/// How long letting connections in again may take until it is asked for once more.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The pause until that is tried again where it has failed.
+pub const RELEASE_AGAIN: Duration = Duration::from_secs(1);
 /// How much longer than the time it may take a hook is waited for: ending it takes a moment.
 pub const HOOK_GRACE: Duration = Duration::from_secs(10);
 /// How far ahead a process may move its deadline at once. It may ask again, and must go on living to do so.

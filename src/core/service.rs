@@ -40,6 +40,7 @@ mod deadlines;
 mod generation;
 mod hooks;
 mod outbox;
+mod pause;
 mod processes;
 mod releases;
 mod relief;
@@ -51,6 +52,7 @@ mod upgrade;
 
 pub use generation::{Generation, Role, Seat};
 pub(super) use outbox::Outbox;
+pub use pause::Pause;
 pub use releases::{Kept, Scaled};
 pub use routes::Route;
 
@@ -85,6 +87,9 @@ pub struct Service {
     first_failure: FirstFailure,
     /// How many [`Action::SetWeights`] are not yet answered.
     weights_awaited: u32,
+    /// New connections are made to wait.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<Pause>,
     /// The generation that replaced others, whose `after-drain` hook is to be run when they are gone.
     #[serde(default)]
     owes_after_drain: Option<Number>,
@@ -180,6 +185,7 @@ impl Service {
             never_started: false,
             first_failure,
             weights_awaited: 0,
+            pause: None,
             owes_after_drain: None,
             unrelieved: BTreeSet::new(),
         }
@@ -257,7 +263,8 @@ impl Service {
             self.let_go(generation.release, out);
         }
         self.run_owed_hook(out);
-        if self.purpose == Purpose::Stop && self.generations.is_empty() && self.upgrade.is_none() {
+        let empty = self.generations.is_empty() && self.upgrade.is_none() && self.pause.is_none();
+        if self.purpose == Purpose::Stop && empty {
             self.purpose = Purpose::Stopped;
             out.push(Action::Progress { service, upgrade: None, step: Step::Stopped });
         }

@@ -1,12 +1,13 @@
 //! The machine alone. `instance` has the table of one process, `upgrade` the scenes of one
-//! upgrade, `strategies` those of each way to do it, `random` compares
-//! the machine with a small independent model over random orders of events.
+//! upgrade, `strategies` those of each way to do it, `pause` those of a pause, `random`
+//! compares the machine with a small independent model over random orders of events.
 
 use std::time::Duration;
 
 use super::*;
 
 mod instance;
+mod pause;
 mod random;
 mod strategies;
 mod upgrade;

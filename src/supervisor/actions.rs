@@ -36,6 +36,7 @@ impl Supervisor {
                 Action::Prepare { instance, release } => self.prepare(instance, release),
                 Action::Launch(instance) => self.launch(instance),
                 Action::SetWeights { service, .. } => self.set_weights(service),
+                Action::Hold { service, on } => self.hold(service, on),
                 Action::RunHook { service, generation, release, hook, reason } => {
                     self.run_hook(service, generation, release, hook, reason.as_ref());
                 }
@@ -349,7 +350,7 @@ impl Supervisor {
             Step::GaveUp { .. } | Step::Undead { .. } => {
                 tracing::error!(service = name, generation = number, "{message}");
             }
-            Step::Retrying { .. } | Step::Aborting { .. } | Step::Overdue { .. } => {
+            Step::Retrying { .. } | Step::Aborting { .. } | Step::Overdue { .. } | Step::Paused { .. } => {
                 tracing::warn!(service = name, generation = number, "{message}");
             }
             _ => tracing::info!(service = name, generation = number, "{message}"),

@@ -110,6 +110,7 @@ impl Supervisor {
             }
             Elsewhere::Retired { instance, left } => self.on_retired(instance, left),
             Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
+            Elsewhere::Held { service, on, result } => self.on_held(service, on, result),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
             Elsewhere::Checked { instance, outcome } => self.on_checked(instance, outcome),
             Elsewhere::Binary(program) => self.on_binary(*program),
@@ -570,6 +571,7 @@ impl Supervisor {
                 service.owes_restart = true;
                 self.survival.stale = true;
                 self.watch(&new);
+                self.hold_replaced(id);
                 if let Err(refusal) = self.request(id, Kind::Restart, None) {
                     tracing::error!(service = self.name_of(id), "a new generation is refused: {refusal}");
                 }
@@ -650,6 +652,9 @@ impl Supervisor {
         let mut parts = Vec::new();
         for (id, service) in self.core.services() {
             let name = self.name_of(*id);
+            if let Some(until) = service.paused_until() {
+                parts.push(format!("{name} PAUSED, {} left at most", spoken(until.since(now))));
+            }
             for generation in service.generations.values().rev() {
                 let what = match generation.role {
                     Role::Starting => "starting".into(),

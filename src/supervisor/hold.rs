@@ -121,6 +121,7 @@ impl Hold {
             Command::Status { reply } => drop(reply.send(self.status(now))),
             Command::Request { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Abort { reply, .. } => drop(reply.send(Err(refused()))),
+            Command::Pause { reply, .. } | Command::Resume { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Promote { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Scale { reply, .. } => drop(reply.send(Err(refused()))),
             Command::Upgrades { reply } => drop(reply.send(Vec::new())),

@@ -12,7 +12,7 @@ use super::tokens;
 use crate::config::{self, Traffic};
 use crate::core::{Reason, Slot};
 use crate::sys::socket::{self, Bound, Endpoint, Options, UnixName};
-use crate::sys::steer::RowError;
+use crate::sys::steer::{self, RowError};
 
 /// One listener of one release: a socket under a name.
 #[derive(Clone, Debug)]
@@ -162,11 +162,16 @@ impl Inherited {
             given.as_deref() == Some(name) && is_like(&bound.endpoint, endpoint)
         };
         let same = |(_, bound): &(Option<String>, Bound)| bound.endpoint == *endpoint;
-        if let Some(place) = self.passed.iter().position(named).or_else(|| self.passed.iter().position(same)) {
-            return Some(self.passed.swap_remove(place).1);
-        }
-        let place = self.left.iter().position(|bound| bound.endpoint == *endpoint)?;
-        Some(self.left.swap_remove(place))
+        let bound = match self.passed.iter().position(named).or_else(|| self.passed.iter().position(same)) {
+            Some(place) => self.passed.swap_remove(place).1,
+            None => {
+                let place = self.left.iter().position(|bound| bound.endpoint == *endpoint)?;
+                self.left.swap_remove(place)
+            }
+        };
+        // Whoever may have paused it is gone. Only TCP can have been.
+        let _ = steer::release(&bound);
+        Some(bound)
     }
 
     fn leftover(&self) -> Option<String> {

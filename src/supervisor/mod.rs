@@ -31,6 +31,7 @@ pub mod log;
 mod metrics;
 mod output;
 mod paths;
+mod pause;
 mod poller;
 mod process;
 mod reexec;
@@ -80,6 +81,7 @@ use ledger::Ledger;
 use listeners::{Change, Inherited, Listeners, Socket};
 use metrics::Counters;
 use paths::RuntimeDirectory;
+use pause::{Pausing, Unheld};
 use poller::{Poller, Source};
 use process::{Ground, Process};
 use reexec::Reexec;
@@ -335,6 +337,8 @@ struct Service {
     probers: HashMap<std::net::SocketAddr, core::Slot>,
     /// What is run at moments of its upgrades.
     hooks: Hooks,
+    /// What is being done about new connections that are to wait.
+    pausing: Pausing,
 }
 
 impl Service {
@@ -351,6 +355,7 @@ impl Service {
             vacant: Vacant::default(),
             probers: HashMap::new(),
             hooks: Hooks::default(),
+            pausing: Pausing::default(),
         }
     }
 
@@ -390,6 +395,8 @@ enum Elsewhere {
     Retired { instance: InstanceId, left: Option<String> },
     /// A row that a service had shut a slot of down listens again, or cannot.
     Healed { tokens: Vec<u64>, result: Result<(), String> },
+    /// New connections wait at all listeners of a service, or are let in at all, or that cannot be.
+    Held { service: ServiceId, on: bool, result: Result<(), Unheld> },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.

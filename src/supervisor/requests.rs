@@ -55,6 +55,8 @@ impl Supervisor {
             Command::Abort { target, uid, reply } => {
                 let _ = reply.send(self.on_abort(&target, uid));
             }
+            Command::Pause { request, uid, reply } => self.on_pause(&request, uid, reply),
+            Command::Resume { target, uid, reply } => self.on_resume(&target, uid, reply),
             Command::Promote { promotion, uid, reply } => {
                 let _ = reply.send(self.on_promote(&promotion, uid));
             }
@@ -224,7 +226,7 @@ impl Supervisor {
     }
 
     /// What is said to whoever asked for something that is not to be had: with what is, where something is.
-    fn refused(&self, service: ServiceId, refusal: Refusal) -> Rejection {
+    pub(super) fn refused(&self, service: ServiceId, refusal: Refusal) -> Rejection {
         let name = self.name_of(service);
         let hint = match refusal {
             Refusal::NotKept(_) | Refusal::Serves(_) => Some(self.kept_sentence(service)),
@@ -236,6 +238,7 @@ impl Supervisor {
             | Refusal::NothingInFlight
             | Refusal::TooLate
             | Refusal::FirstStart
+            | Refusal::NotPaused
             | Refusal::Returning => None,
         };
         Rejection { hint, ..rejection(RejectionKind::Refused, refusal.to_string()) }
@@ -264,7 +267,7 @@ impl Supervisor {
         release.map(|release| release.program.program.path.display().to_string()).unwrap_or_default()
     }
 
-    fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
+    pub(super) fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
         let mut found = self.services.iter().filter(|(_, service)| name.is_none_or(|name| service.name == name));
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
@@ -332,6 +335,6 @@ impl Supervisor {
     }
 }
 
-fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
+pub(super) fn rejection(kind: RejectionKind, error: impl Into<String>) -> Rejection {
     Rejection { kind, error: error.into(), hint: None }
 }

@@ -162,6 +162,16 @@ impl Slots {
         self.lock().row.heal()
     }
 
+    /// Makes new connections wait. May take a while.
+    pub(super) fn hold(&self) -> Result<(), RowError> {
+        self.lock().row.hold()
+    }
+
+    /// Lets them in again.
+    pub(super) fn release(&self) -> Result<(), RowError> {
+        self.lock().row.release()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         // Whoever panics ends the whole supervisor.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)

@@ -76,6 +76,7 @@ pub(super) fn service(
         upgrade: None,
         last_upgrade: None,
         hook: None,
+        paused: service.paused_until().map(|until| until.since(now).as_secs_f64()),
         instances: service.desired(),
         configured: service.scaled.map(|scaled| scaled.configured),
         strategy: shell.config.map_or(&Strategy::Overlap, |config| &config.upgrade.strategy).word().to_owned(),

@@ -22,6 +22,8 @@ pub(super) fn name(step: &Step) -> &'static str {
         Step::Returning { .. } => "returning",
         Step::HookBegun { .. } => "hook",
         Step::Scaled { .. } => "scaled",
+        Step::Paused { .. } => "paused",
+        Step::Resumed => "resumed",
         Step::Unhealthy { .. } => "unhealthy",
         Step::Healthy { .. } => "healthy",
         Step::Draining { .. } => "draining",
@@ -40,7 +42,7 @@ pub(super) fn name(step: &Step) -> &'static str {
 /// The generation that a step is about.
 pub(super) fn generation(step: &Step) -> Option<Generation> {
     match step {
-        Step::Pinning | Step::Stopped => None,
+        Step::Pinning | Step::Paused { .. } | Step::Resumed | Step::Stopped => None,
         Step::Starting { generation }
         | Step::Soaking { generation, .. }
         | Step::SwitchingBack { generation }
@@ -71,6 +73,7 @@ pub(super) fn generation(step: &Step) -> Option<Generation> {
 pub(super) fn sentence(step: &Step, pid: Option<u32>, several: bool) -> String {
     let sentence = sentence_of_one(step, pid);
     match step {
+        Step::Spawned { instance } if several => format!("instance {} spawned as {}", instance.number, process(pid)),
         Step::Spawned { instance } | Step::Ready { instance, .. } | Step::Exited { instance, .. } if several => {
             format!("instance {} {sentence}", instance.number)
         }
@@ -78,8 +81,12 @@ pub(super) fn sentence(step: &Step, pid: Option<u32>, several: bool) -> String {
     }
 }
 
+fn process(pid: Option<u32>) -> String {
+    pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"))
+}
+
 fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
-    let process = || pid.map_or_else(|| "its process".to_owned(), |pid| format!("process {pid}"));
+    let process = || process(pid);
     match step {
         Step::Pinning => "resolving the release".into(),
         Step::Starting { .. } => "starting".into(),
@@ -102,6 +109,8 @@ fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
         Step::Scaled { instances, .. } => {
             format!("{instances} instance{} from now on", if *instances == 1 { "" } else { "s" })
         }
+        Step::Paused { span } => format!("paused: new connections wait, for {} at most", spoken(*span)),
+        Step::Resumed => "resumed: new connections are let in again".into(),
         Step::Unhealthy { reason, .. } => format!("{}: {reason}", process()),
         Step::Healthy { .. } => format!("the health checks of {} pass again", process()),
         Step::Draining { timeout, .. } => format!("draining, {} at most", spoken(*timeout)),

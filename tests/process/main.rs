@@ -21,6 +21,7 @@ mod keeper;
 mod leftovers;
 mod listeners;
 mod metrics;
+mod pause;
 mod readiness;
 mod reexec;
 mod rehearse;

@@ -287,7 +287,7 @@ fn what_is_interrupted_is_ended() {
 fn it_dies_with_the_command() {
     let z = Zdsup::serving(&["serve"]);
     let stage = Stage::of(&z.place);
-    for signal in [Signal::SIGKILL, Signal::SIGTERM, Signal::SIGHUP] {
+    for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         let mut rehearse = stage.soaking(&z.place, &[]);
         let supervisor = stage.supervisor(&rehearse);
         process::kill(rehearse.id(), signal);

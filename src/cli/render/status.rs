@@ -119,6 +119,10 @@ fn service(service: &ServiceStatus, now: f64, style: Style) -> String {
     if let Some(detail) = &service.detail {
         out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
     }
+    if let Some(left) = service.paused {
+        let line = format!("PAUSED: new connections wait, {} left; `zdsup resume` lets them in", span(left));
+        out.push_str(&format!("  {}\n", style.bad(&line)));
+    }
     if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
         let heading = format!("the last output of {}@{}", service.name, clean(instance));
         let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES)..];

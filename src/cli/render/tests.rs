@@ -21,6 +21,7 @@ fn service() -> ServiceStatus {
         traffic: "shared".into(),
         kept: Vec::new(),
         hook: None,
+        paused: None,
         generations: vec![
             generation(4, GenerationState::Starting, instance("4.1", InstanceState::Starting, Some(28.2))),
             generation(3, GenerationState::Serving, instance("3.1", InstanceState::Ready, None)),
@@ -138,6 +139,15 @@ fn happened(name: &str, message: &str, verdict: Option<VerdictStatus>) -> Upgrad
         generation: Some(4),
         verdict: verdict.map(Box::new),
     }
+}
+
+#[test]
+fn a_pause_is_shouted() {
+    let mut paused = whole();
+    paused.services[0].paused = Some(12.3);
+    let text = status(&paused, 1_013.75, PLAIN);
+    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume` lets them in\n"), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
 #[test]
@@ -305,7 +315,7 @@ fn the_story_of_an_upgrade() {
         happened("output", "altering the table", None),
         happened("spawned", "spawned as process 7, waiting for it to be ready", None),
         happened("status", "loading 3 of 7", None),
-        happened("spawned", "instance 2 spawned as process 8, waiting for it to be ready", None),
+        happened("spawned", "instance 2 spawned as process 8", None),
         happened("rolled", "1 of 3 instances take part", None),
         happened("awaiting-promotion", "5 % of new connections, until `zdsup promote` or `zdsup abort`", None),
         happened("promoted", "promoted by user 1000: 50 % of new connections go to it", None),

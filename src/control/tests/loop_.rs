@@ -106,7 +106,14 @@ impl Loop {
                 let done = Done { message: "done".into() };
                 drop(reply.send(rejection(scaling.service.as_deref()).map_or(Ok(done), Err)));
             }
-            Command::Abort { target, uid, reply } | Command::Stop { target, uid, reply } => {
+            Command::Pause { request, uid, reply } => {
+                story.asked.push((uid, format!("{:?} for {:?}", request.service, request.max)));
+                let done = Done { message: "done".into() };
+                drop(reply.send(rejection(request.service.as_deref()).map_or(Ok(done), Err)));
+            }
+            Command::Abort { target, uid, reply }
+            | Command::Stop { target, uid, reply }
+            | Command::Resume { target, uid, reply } => {
                 story.asked.push((uid, format!("{:?}", target.service)));
                 let done = Done { message: "done".into() };
                 drop(reply.send(rejection(target.service.as_deref()).map_or(Ok(done), Err)));

@@ -22,6 +22,8 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/abort", "", 200),
         ("POST", "/v1/abort", r#"{"service":"web"}"#, 200),
         ("POST", "/v1/stop", "{}", 200),
+        ("POST", "/v1/pause", r#"{"service":"web","max":0.5}"#, 200),
+        ("POST", "/v1/resume", "", 200),
         ("POST", "/v1/upgrades", r#"{"kind":"rollback","to":3}"#, 202),
         ("POST", "/v1/promote", "", 200),
         ("POST", "/v1/promote", r#"{"service":"web","full":true}"#, 200),
@@ -54,6 +56,9 @@ async fn what_is_asked_is_answered() {
         ("POST", "/v1/scale", r#"{"service":"unknown","instances":3}"#, 404),
         ("GET", "/v1/scale", "", 405),
         ("POST", "/v1/stop", r#"["web"]"#, 400),
+        ("POST", "/v1/pause", r#"{"service":"refused"}"#, 409),
+        ("POST", "/v1/pause", r#"{"max":"30s"}"#, 400),
+        ("POST", "/v1/resume", r#"{"max":1}"#, 400),
     ] {
         let answer = server.request(method, path, body).await;
         assert_eq!(status_of(&answer), expected, "{method} {path} {body}: {answer}");

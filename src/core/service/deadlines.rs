@@ -20,7 +20,7 @@ impl Service {
             let retries = generation.seats.iter().filter_map(|seat| seat.retry_at);
             own.chain(retries).chain(generation.instances.values().filter_map(Instance::deadline))
         });
-        generations.chain(upgrade).filter(|time| *time != Time(u64::MAX)).min()
+        generations.chain(upgrade).chain(self.pause_deadline()).filter(|time| *time != Time(u64::MAX)).min()
     }
 
     pub(in crate::core) fn expire(&mut self, now: Time, out: &mut Outbox) {
@@ -36,6 +36,7 @@ impl Service {
             }
             Some(_) | None => {}
         }
+        self.expire_pause(now, out);
         let numbers: Vec<Number> = self.generations.keys().copied().collect();
         for number in numbers {
             self.expire_instances(now, number, out);

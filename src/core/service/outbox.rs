@@ -39,6 +39,7 @@ impl Outbox {
             | Action::Prepare { .. }
             | Action::Launch(_)
             | Action::SetWeights { .. }
+            | Action::Hold { .. }
             | Action::RunHook { .. }
             | Action::Stop(_)
             | Action::Abort(_)

@@ -105,6 +105,7 @@ impl Service {
             return;
         }
         self.purpose = Purpose::Stop;
+        self.release(now, out);
         for request in std::mem::take(&mut self.queue) {
             self.conclude(request.id, Verdict::Aborted, Some(Reason::Stopping), out);
         }

@@ -19,6 +19,7 @@ impl Service {
         if let Some(Upgrade { id, kind, phase: Phase::Pinning { .. }, again, .. }) = self.upgrade {
             out.ask_again(Action::Pin { service: self.id, upgrade: id, kind, again });
         }
+        self.ask_for_hold_again(out);
         self.ask_for_hooks_again(out);
         for instance in self.generations.values_mut().flat_map(|generation| generation.instances.values_mut()) {
             instance.ask_again(now, out);
@@ -28,6 +29,7 @@ impl Service {
     /// Gives the upgrade in flight up, unless its candidate serves already.
     pub(in crate::core) fn give_up_poisoned(&mut self, now: Time, deaths: u32, out: &mut Outbox) {
         self.first_failure = FirstFailure::Retry;
+        self.release(now, out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
                 self.give_up(now, Verdict::Aborted, Reason::Poisoned { deaths }, out);

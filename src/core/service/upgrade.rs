@@ -70,6 +70,7 @@ impl Service {
         let lineage = upgrade.lineage.unwrap_or(number);
         let hooked = policy.hooks.has(Hook::BeforeStart);
         self.generations.insert(number, Generation::new(number, lineage, release, policy, upgrade.id));
+        self.hold_new_listeners(out);
         if hooked { self.await_hook(now, number, Hook::BeforeStart, out) } else { self.launch(now, number, out) }
     }
 

@@ -65,6 +65,10 @@ struct Service {
     generations: BTreeMap<Generation, Made>,
     stopping: bool,
     weights_owed: u32,
+    /// New connections are wanted to wait: until when.
+    paused: Option<Time>,
+    /// They do.
+    held: bool,
     /// When the serving generation last had no process that was ready.
     last_down: Time,
 }
@@ -82,6 +86,8 @@ impl Service {
             generations: BTreeMap::new(),
             stopping: false,
             weights_owed: 0,
+            paused: None,
+            held: false,
             last_down: Time(0),
         }
     }
@@ -210,6 +216,13 @@ impl Model {
             Event::Pinned { release, .. } => {
                 self.releases.insert(*release);
             }
+            Event::Held { service, on, result } => {
+                let service = self.services.get_mut(service).expect("it exists");
+                service.held |= *on && result.is_ok();
+                if *on && !service.held {
+                    service.paused = None;
+                }
+            }
             Event::PinFailed { .. }
             | Event::Instance(..)
             | Event::HookDone { .. }
@@ -266,6 +279,13 @@ impl Model {
                 assert_eq!(weights.iter().map(|(_, weight)| weight).sum::<u32>(), 100);
                 self.services.get_mut(service).expect("it exists").weights_owed += 1;
             }
+            Action::Hold { service, on } => {
+                let service = self.services.get_mut(service).expect("it exists");
+                assert!(!on || service.paused.is_some(), "nobody asked for it");
+                if !on {
+                    (service.paused, service.held) = (None, false);
+                }
+            }
             Action::RunHook { service, generation, hook, .. } => self.hooked(*service, *generation, *hook),
             Action::Stop(id) => {
                 self.protected(id, action);
@@ -310,6 +330,7 @@ impl Model {
             Action::Finish(_) => {
                 self.finished = true;
                 assert!(self.ending);
+                assert!(self.services.values().all(|service| service.paused.is_none()), "the end, and callers wait");
                 assert!(self.processes.values().all(|process| process.gone), "the end, and a process is left");
                 assert!(self.upgrades.values().all(|up| up.state == Course::Over), "the end without a verdict");
             }
@@ -454,6 +475,8 @@ impl Model {
             | Step::Weighted { .. }
             | Step::HookBegun { .. }
             | Step::Scaled { .. }
+            | Step::Paused { .. }
+            | Step::Resumed
             | Step::Unhealthy { .. }
             | Step::Healthy { .. }
             | Step::Starting { .. }
@@ -507,6 +530,9 @@ enum Op {
     Rollback(u8, Option<u8>),
     Promote(u8, bool),
     Condemn(u8),
+    /// For so long, seconds.
+    Pause(u8, u16),
+    Resume(u8),
     Abort(u8),
     /// Callers wait in a slot, or so it seems.
     Callers(u8, u8),
@@ -619,6 +645,19 @@ impl World {
                 let reliefs = generations.flat_map(|one| one.instances.values()).filter(|instance| instance.relief);
                 self.model.reliefs.extend(reliefs.map(|instance| instance.id));
             }
+            Op::Pause(which, seconds) => {
+                let service = self.service(which);
+                if self.core.pause(self.now, service, secs(u64::from(seconds))).is_ok() {
+                    let service = self.model.services.get_mut(&service).expect("it exists");
+                    assert!(!service.stopping && !self.model.ending, "it is to end");
+                    service.paused = Some(self.now.after(secs(u64::from(seconds))));
+                }
+            }
+            Op::Resume(which) => {
+                let service = self.service(which);
+                let resumed = self.core.resume(self.now, service).is_ok();
+                assert_eq!(resumed, self.model.services[&service].paused.is_some());
+            }
             Op::Abort(which) => {
                 let service = self.service(which);
                 if let Ok(id) = self.core.abort(self.now, service) {
@@ -704,6 +743,8 @@ impl World {
     fn tick(&mut self) {
         self.handle(Event::Tick);
         let silent = self.model.processes.iter().find(|(_, process)| process.is_silent(self.now));
+        let over = |service: &Service| service.paused.is_some_and(|until| until <= self.now);
+        assert!(!self.model.services.values().any(over), "a pause does not end");
         assert!(silent.is_none(), "{:?} is silent and nobody minds", silent.map(|(id, _)| id));
         assert!(
             self.core.poll_timeout().is_none_or(|at| at > self.now),
@@ -730,6 +771,10 @@ impl World {
                 Action::RunHook { hook, .. } => matches!(hook, Hook::BeforeStart | Hook::AfterReady),
                 _ => true,
             };
+            if let Action::Hold { service: ours, .. } = action {
+                // Only what is wanted last is done.
+                self.pending.retain(|it| !matches!(it, Action::Hold { service, .. } if *service == ours));
+            }
             if answered {
                 self.pending.push(action);
             }
@@ -800,6 +845,10 @@ impl World {
                 }
             }
             Action::SetWeights { service, .. } => self.handle(Event::WeightsSet(service)),
+            Action::Hold { service, on } => {
+                let result = if luck == Luck::Good { Ok(()) } else { Err(failure()) };
+                self.handle(Event::Held { service, on, result });
+            }
             Action::RunHook { service, generation, hook, .. } => {
                 let result = if luck == Luck::Good { Ok(()) } else { Err(failure()) };
                 self.handle(Event::HookDone { service, generation, hook, result });
@@ -1024,6 +1073,8 @@ fn op() -> impl Strategy<Value = Op> {
         3 => (any::<u8>(), proptest::option::of(1..6_u8)).prop_map(|(which, to)| Op::Rollback(which, to)),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, full)| Op::Promote(which, full)),
         1 => any::<u8>().prop_map(Op::Condemn),
+        2 => (any::<u8>(), 0..40_u16).prop_map(|(which, seconds)| Op::Pause(which, seconds)),
+        1 => any::<u8>().prop_map(Op::Resume),
         2 => Just(Op::Succeed),
         1 => any::<u8>().prop_map(Op::StopService),
     ]

@@ -383,6 +383,40 @@ fn a_service_is_scaled_until_its_config_says_otherwise() {
 }
 
 #[test]
+fn scaled_to_what_the_config_says_is_not_scaled() {
+    let mut b = serving(Policy { instances: 2, ..policy() });
+    let _ = b.core.scale(b.now, b.service, 4);
+    assert_eq!(b.core.services()[&b.service].scaled.map(|scaled| (scaled.configured, scaled.wanted)), Some((2, 4)));
+    let _ = b.core.scale(b.now, b.service, 2);
+    assert_eq!(b.core.services()[&b.service].scaled, None);
+    let _ = b.core.scale(b.now, b.service, 3);
+    assert_eq!(b.core.services()[&b.service].scaled.map(|scaled| scaled.configured), Some(2));
+}
+
+#[test]
+fn the_process_that_is_to_blame_is_named_until_the_next_upgrade() {
+    let mut b = upgrading(rolling(2, 1, 0));
+    let blamed = |b: &Bench| b.core.services()[&b.service].blamed.map(|id| (id.generation.0, id.number));
+    b.ready(2, 1);
+    b.spawn(2, 2);
+    b.ends(2, 2, Exit::Code(1));
+    assert_eq!(blamed(&b), Some((2, 2)));
+    b.ready(1, 3);
+    assert_eq!(blamed(&b), Some((2, 2)), "the verdict has fallen");
+    let _ = b.request(Kind::Reload);
+    assert_eq!(blamed(&b), None);
+}
+
+#[test]
+fn what_was_overwritten_is_refused() {
+    let mut b = serving(policy());
+    let _ = b.request(Kind::Restart);
+    let reason = Reason::Overwritten("/bin/web was overwritten".into());
+    b.handle(Event::PinFailed { upgrade: UpgradeId(2), reason });
+    b.wants(&["pin 2 restart r1", "refused 2: /bin/web was overwritten"]);
+}
+
+#[test]
 fn one_that_crashes_gets_nothing_and_its_slot_is_kept() {
     let mut b = serving(Policy { instances: 2, ..policy() });
     b.on(1, 2, E::Exited(Exit::Code(1)));

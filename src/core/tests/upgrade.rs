@@ -23,7 +23,7 @@ impl Bench {
     }
 
     /// A service whose first generation serves.
-    fn serving(policy: Policy) -> Self {
+    pub(super) fn serving(policy: Policy) -> Self {
         let mut bench = Self::new(policy, FirstFailure::Exit);
         assert_eq!(bench.request(Kind::Start), Ok(Admission::Begun(UpgradeId(1))));
         bench.good(1, 1);
@@ -175,6 +175,7 @@ fn text(action: &Action) -> String {
             let parts: Vec<String> = weights.iter().map(|(number, weight)| format!("{number}={weight}")).collect();
             format!("weights {}", parts.join(" "))
         }
+        Action::Hold { on, .. } => (if *on { "hold" } else { "release" }).to_owned(),
         Action::RunHook { generation, hook, reason: None, .. } => format!("hook {hook} {generation}"),
         Action::RunHook { generation, hook, reason: Some(reason), .. } => format!("hook {hook} {generation}: {reason}"),
         Action::Stop(id) => format!("stop {}", name(id)),
