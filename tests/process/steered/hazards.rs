@@ -114,10 +114,13 @@ fn slot_shutdown_in_a_canary() {
     during(&z, |reload| {
         let status = z.is_canary(2);
         for (number, pid) in [(1, pids(&status, 1)[0]), (2, pids(&status, 2)[1]), (1, pids(&status, 1)[2])] {
-            let healed = || z.supervisor.log().matches("listens again").count();
-            let before = healed();
+            let said = |what: &str| z.supervisor.log().matches(what).count();
+            let before = said("was shut down by");
             process::kill(pid, Signal::SIGUSR2);
-            eventually("it was healed", || (healed() > before).then_some(()));
+            eventually("it was healed", || {
+                let shut_down = said("was shut down by");
+                (shut_down > before && said("listens again") == shut_down).then_some(())
+            });
             let counts = draw(z.address(), 600);
             assert_eq!(counts.len(), 2 * INSTANCES, "after a process of web@{number}: {counts:?}");
             let sums = by_generation(&counts);
