@@ -19,7 +19,7 @@
 //! - *Serving* is the generation that the service is committed to; there is at most one. It stays Serving while its
 //!   processes are restarted after a crash: whether any is ready is another question ([`Generation::is_up`]).
 //! - Until the candidate is Serving, nothing is done to the serving generation: no action names its instances. The
-//!   exception is what the config asks for by name: `rolling` and `stop-start` ([`rolling`]) replace it piece by piece.
+//!   exception is what the config asks for by name: `rolling` and `stop-start` (rolling.rs) replace it piece by piece.
 //! - The verdict falls when the candidate is Serving and every instance of the old generation has been told to stop
 //!   (or is dead, or stands by). What drains afterwards is nobody's verdict.
 //! - A candidate that is given up is Ending at once, and the verdict falls; only where it had replaced something, it is
