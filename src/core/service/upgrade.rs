@@ -413,7 +413,9 @@ impl Service {
         generation.role = Role::Serving;
         generation.upgrade = None;
         generation.hook = None;
-        for instance in generation.instances.values_mut().filter(|instance| !instance.is_ready()) {
+        // One that fails its checks has been told of once, and would never be ended.
+        let is_good = |instance: &Instance| instance.is_ready() && !instance.failing;
+        for instance in generation.instances.values_mut().filter(|instance| !is_good(instance)) {
             instance.stop(now, &generation.policy, out);
         }
         for place in 0..generation.seats.len() {
@@ -421,7 +423,7 @@ impl Service {
             generation.seats[place].parked = false;
             if seated.is_none() {
                 Self::retry(service, generation, place, now, out);
-            } else if !seated.and_then(|n| generation.instances.get(&n)).is_some_and(Instance::is_ready) {
+            } else if !seated.and_then(|n| generation.instances.get(&n)).is_some_and(is_good) {
                 generation.seats[place].doomed = Some(reason.clone());
             }
         }

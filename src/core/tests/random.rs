@@ -993,7 +993,7 @@ impl World {
                 assert_eq!(generation.role, Role::Serving);
                 let stopping = generation.instances.values().any(|instance| instance.said_stopping);
                 let empty = generation.seats.iter().any(|seat| seat.instance.is_none());
-                assert!(generation.is_ready() || stopping || empty);
+                assert!(generation.is_ready() || stopping || empty, "{service:#?}");
                 assert_eq!(
                     generation.instances.len(),
                     generation.seats.iter().filter_map(|seat| seat.instance).count()
