@@ -194,7 +194,8 @@ fn what_cannot_be_rehearsed_is_said() {
     refused(&[], 2, "web.toml:1");
     fs::write(z.place.join("web.toml"), "[service.a]\ncommand = [\"/a\"]\n[service.b]\ncommand = [\"/b\"]\n")
         .expect("it can be written");
-    refused(&[], 2, "say which: a, b");
+    refused(&[], 2, "it has several services");
+    fs::write(z.place.join("web.toml"), "[service.a]\ncommand = [\"/a\"]\n").expect("it can be written");
     refused(&["a", "--http", "/"], 2, "has no TCP listener");
     fs::write(
         z.place.join("web.toml"),
