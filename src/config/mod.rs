@@ -246,6 +246,10 @@ pub struct Service {
     pub environment_file: Option<PathBuf>,
     /// Start from an empty environment instead of the supervisor's.
     pub clear_environment: bool,
+    /// Whether O_NONBLOCK is set on its listeners (NonBlocking= in systemd.service(5)): for programs whose processes wait
+    /// for the same socket with poll(2) and its like, and count on that without setting it themselves.
+    #[serde(default)]
+    pub non_blocking: bool,
     /// Who it runs as, and with what limits.
     pub privileges: Privileges,
     /// Where its output goes.
