@@ -173,6 +173,15 @@ fn every_field_of_every_type_is_described() {
     };
     compare(&mut seen, &verdict, &no_verdict);
 
+    let figures = ProbeFigures { requests: 20, errors: 1, p50: 0.001, p99: 0.002 };
+    compare(&mut seen, &figures, &figures);
+    let errors = ProbeErrors { status: 1, ..ProbeErrors::default() };
+    compare(&mut seen, &errors, &errors);
+    let kernel = KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 };
+    compare(&mut seen, &kernel, &kernel);
+    let probe = ProbeSummary { inside: figures.clone(), before: Some(figures), errors, kernel: Some(kernel) };
+    compare(&mut seen, &probe, &ProbeSummary { before: None, kernel: None, ..probe.clone() });
+
     let upgrade = UpgradeStatus {
         id: 7,
         service: "web".into(),
@@ -187,6 +196,7 @@ fn every_field_of_every_type_is_described() {
         verdict: Some(verdict.clone()),
         drained: true,
         warnings: vec!["warning".into()],
+        probe: Some(probe.clone()),
     };
     let no_upgrade = UpgradeStatus {
         generation: None,
@@ -195,6 +205,7 @@ fn every_field_of_every_type_is_described() {
         verdict: None,
         requested_by: vec![],
         warnings: vec![],
+        probe: None,
         ..upgrade.clone()
     };
     compare(&mut seen, &upgrade, &no_upgrade);
@@ -314,10 +325,6 @@ fn every_field_of_every_type_is_described() {
 
     let phase = PhaseRecord { name: "pinning".into(), start: 0.0, duration: 0.5 };
     compare(&mut seen, &phase, &phase);
-    let figures = ProbeFigures { requests: 20, errors: 1, p50: 0.001, p99: 0.002 };
-    compare(&mut seen, &figures, &figures);
-    let probe = ProbeSummary { inside: figures.clone(), before: Some(figures) };
-    compare(&mut seen, &probe, &ProbeSummary { before: None, ..probe.clone() });
     let record = UpgradeRecord {
         id: 7,
         service: "web".into(),

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use nix::sys::socket::sockopt::ReusePort;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket};
 use zdsup::service::{self, Listeners};
 
-use super::{Ended, PAIRS, PATIENCE, Result, Supervisor, ours, ratio, row, times_of, wait_for};
+use super::{PAIRS, PATIENCE, Result, Supervisor, ratio, row, times_of, wait_for};
 
 /// Processes that share the connections, and threads that make them.
 const INSTANCES: usize = 8;
@@ -52,17 +51,15 @@ pub(super) fn figures() -> Result<()> {
     Ok(())
 }
 
-/// As many processes, each with a socket of its own at one address: what there is without zdsup.
-fn group() -> Result<(SocketAddr, Vec<Ended>)> {
+/// As many processes that do not use what they are given, each with a socket that it bound itself, at one address. They
+/// are supervised as the others are, since that makes a difference too.
+fn group() -> Result<(SocketAddr, Supervisor)> {
     // Holds the port, and does not listen.
     let holder = member(0)?;
     let address: SocketAddr = holder.local_addr()?;
-    let start = |_| -> Result<Ended> {
-        let child: Child = ours("__name")?.env("ADDRESS", address.port().to_string()).spawn()?;
-        Ok(Ended(child))
-    };
-    let group = (0..INSTANCES).map(start).collect::<Result<Vec<_>>>()?;
-    wait_for(|| Ok((0..64).map(|_| ask(address)).collect::<Result<Vec<_>>>().is_ok()))?;
+    let group = Supervisor::start_with(&FLAGS, "__name", |command| {
+        command.env("ADDRESS", address.port().to_string());
+    })?;
     Ok((address, group))
 }
 
@@ -139,12 +136,13 @@ fn ask(address: SocketAddr) -> Result<u32> {
 /// The service: says who it is, and closes.
 pub(super) fn name() -> Result<()> {
     let mut listeners = Listeners::take()?;
-    let listener = if listeners.none_passed() {
-        let listener = member(std::env::var("ADDRESS")?.parse()?)?;
-        listen(&listener, Backlog::MAXCONN)?;
-        listener
-    } else {
-        listeners.tcp("http")?
+    let listener = match std::env::var("ADDRESS") {
+        Ok(port) => {
+            let listener = member(port.parse()?)?;
+            listen(&listener, Backlog::MAXCONN)?;
+            listener
+        }
+        Err(_) => listeners.tcp("http")?,
     };
     service::ready()?;
     loop {

@@ -74,8 +74,7 @@ pub(super) fn run(global: &Global, args: &RunArgs) -> Result<Exit, Failure> {
         }
         None if passed.has_state() => args.flags.config_in(&config::last_directory(), name),
         None => args.flags.config(name),
-    }
-    .and_then(config::runnable);
+    };
     let (name, source, config) = match (config, &args.config) {
         (Ok(config), _) => (config.name.clone(), config.source.clone(), Some(config)),
         // What runs goes on by the config that is in force; this one is an error at the next reload.

@@ -193,6 +193,10 @@ pub struct RunFlags {
     #[arg(long)]
     pub clear_environment: bool,
 
+    /// Set O_NONBLOCK on the listeners: for servers that count on it and do not set it themselves.
+    #[arg(long)]
+    pub non_blocking: bool,
+
     /// The directory that the service runs in [default: the current one].
     #[arg(long, value_name = "DIRECTORY")]
     pub working_directory: Option<OsString>,
@@ -327,6 +331,7 @@ impl RunFlags {
             environment: self.environment.iter().map(|pair| variable(line, pair)).collect::<Result<_, _>>()?,
             environment_file: path(line, "--environment-file", self.environment_file.as_deref()),
             clear_environment: switch(line, "--clear-environment", self.clear_environment),
+            non_blocking: switch(line, "--non-blocking", self.non_blocking),
             working_directory: path(line, "--working-directory", self.working_directory.as_deref()),
             user: text(line, "--user", self.user.as_deref()),
             group: text(line, "--group", self.group.as_deref()),

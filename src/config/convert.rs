@@ -112,6 +112,7 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         environment: raw.environment.into_iter().map(variable).collect::<Result<_>>()?,
         environment_file: optional(raw.environment_file, |path| absolute_path(path, origin))?,
         clear_environment: raw.clear_environment,
+        non_blocking: raw.non_blocking,
         privileges: Privileges {
             user: optional(raw.user, account)?,
             group: optional(raw.group, account)?,

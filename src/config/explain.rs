@@ -25,6 +25,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 14] = [
             "environment",
             "environment-file",
             "clear-environment",
+            "non-blocking",
             "log",
             "listen-pid",
             "fd-store-max",

@@ -57,20 +57,7 @@ use source::{CommandLine, Source};
 ///
 /// Where the file cannot be read, or what it says cannot be meant.
 pub fn load(path: &Path, name: Option<&str>) -> Result<Config, ConfigError> {
-    runnable(parse(&read::read(path)?, path, name)?)
-}
-
-/// A config, if there is nothing in it that is understood and that no supervisor does yet. It is never ignored.
-pub(crate) fn runnable(config: Config) -> Result<Config, ConfigError> {
-    let error = |flag: &'static str, message: &str, hint: &str| match &config.source {
-        Some(path) => ConfigError::of_file(path, message, hint),
-        None => ConfigError::of_flag(flag, message, hint),
-    };
-    if config.services.iter().any(|service| service.upgrade.probe.is_some()) {
-        let message = "this version of zdsup sends no requests of its own during an upgrade";
-        return Err(error("--upgrade-probe", message, "leave the probe and its error rate out"));
-    }
-    Ok(config)
+    parse(&read::read(path)?, path, name)
 }
 
 /// What a file of this path and this text means. See [`load`].
@@ -246,6 +233,10 @@ pub struct Service {
     pub environment_file: Option<PathBuf>,
     /// Start from an empty environment instead of the supervisor's.
     pub clear_environment: bool,
+    /// Whether O_NONBLOCK is set on its listeners (NonBlocking= in systemd.service(5)): for programs whose processes wait
+    /// for the same socket with poll(2) and its like, and count on that without setting it themselves.
+    #[serde(default)]
+    pub non_blocking: bool,
     /// Who it runs as, and with what limits.
     pub privileges: Privileges,
     /// Where its output goes.

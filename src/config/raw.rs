@@ -46,6 +46,7 @@ pub(crate) struct Service {
     pub(crate) environment: BTreeMap<Spanned<String>, Spanned<String>>,
     pub(crate) environment_file: Option<Spanned<Native>>,
     pub(crate) clear_environment: bool,
+    pub(crate) non_blocking: bool,
     pub(crate) log: Option<Spanned<Log>>,
     pub(crate) listen_pid: Option<bool>,
     pub(crate) fd_store_max: Option<Spanned<i64>>,

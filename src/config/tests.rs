@@ -60,6 +60,7 @@ working-directory = "/srv/web/current"
 environment = { RUST_LOG = "info", EMPTY = "" }
 environment-file = "/etc/web.env"
 clear-environment = true
+non-blocking = true
 log = { file = "/var/log/web.log" }
 listen-pid = false
 fd-store-max = 12
@@ -114,7 +115,7 @@ backoff = "50ms..10s"
 give-up-after = 0
 "#;
 
-const FULL_AS_FLAGS: [&str; 83] = [
+const FULL_AS_FLAGS: [&str; 84] = [
     "--operators",
     "deploy",
     "--viewers",
@@ -151,6 +152,7 @@ const FULL_AS_FLAGS: [&str; 83] = [
     "--environment-file",
     "../etc/web.env",
     "--clear-environment",
+    "--non-blocking",
     "--log",
     "file=/var/log/web.log",
     "--no-listen-pid",
@@ -217,6 +219,7 @@ fn a_minimal_config_has_every_default() {
             environment: BTreeMap::new(),
             environment_file: None,
             clear_environment: false,
+            non_blocking: false,
             privileges: Privileges::default(),
             log: Log::Capture,
             listen: Vec::new(),

@@ -147,7 +147,7 @@ pub struct ErrorBudget {
 }
 
 impl ErrorBudget {
-    pub(super) fn per_million(per_million: u32) -> Self {
+    pub(crate) fn per_million(per_million: u32) -> Self {
         Self { per_million }
     }
 

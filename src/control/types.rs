@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use crate::core::{Kind, Verdict};
-pub use crate::history::{Kpi, PhaseRecord, ProbeFigures, ProbeSummary, Spread, UpgradeRecord};
+pub use crate::history::{
+    KernelFigures, Kpi, PhaseRecord, ProbeErrors, ProbeFigures, ProbeSummary, Spread, UpgradeRecord,
+};
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -372,6 +374,9 @@ pub struct UpgradeStatus {
     /// What went wrong and changed nothing about the verdict, such as a hook that nobody waits for.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What clients have seen of it, where a prober asks in their place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeSummary>,
 }
 
 /// How an upgrade ended.
@@ -411,10 +416,11 @@ pub struct UpgradeEvent {
     pub upgrade: u64,
     /// The service.
     pub service: String,
-    /// What kind: `queued`, `pinning`, `hook`, `output` (the last line of a hook), `starting`, `spawned`, `status`,
-    /// `check`, `ready`, `soaking`, `held` (it waits for the others of its request), `taking-back`, `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`,
-    /// `standby`, `draining`, `returning`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
-    /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`.
+    /// What kind: `queued`, `pinning`, `probing`, `hook`, `output` (the last line of a hook), `starting`, `spawned`,
+    /// `status`, `check`, `ready`, `soaking`, `held` (it waits for the others of its request), `taking-back`,
+    /// `switching-back`, `rolled`, `weighted`, `awaiting-promotion`, `promoted`, `serving`, `standby`, `draining`,
+    /// `returning`, `over-budget`, `unhealthy`, `healthy`, `stopping`, `aborting`, `exited`, `overdue`, `undead`,
+    /// `verdict`, `warning` (a hook that nobody waited for has failed), `drained`. More may come.
     pub event: String,
     /// A sentence for a person.
     pub message: String,

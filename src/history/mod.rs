@@ -18,7 +18,7 @@ pub mod record;
 
 pub use kpi::{Figures, Kpi, Spread};
 pub use line::Line;
-pub use record::{Begun, Drained, PhaseRecord, ProbeFigures, ProbeSummary, UpgradeRecord};
+pub use record::{Begun, Drained, KernelFigures, PhaseRecord, ProbeErrors, ProbeFigures, ProbeSummary, UpgradeRecord};
 
 /// The name of the file in a state directory.
 pub const FILE: &str = "history.jsonl";

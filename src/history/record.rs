@@ -64,17 +64,53 @@ pub struct PhaseRecord {
 }
 
 /// What a prober saw.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbeSummary {
     /// During the upgrade.
     pub inside: ProbeFigures,
     /// Just before it.
     #[serde(default)]
     pub before: Option<ProbeFigures>,
+    /// How requests failed during the upgrade.
+    #[serde(default)]
+    pub errors: ProbeErrors,
+    /// What the kernel counted meanwhile.
+    #[serde(default)]
+    pub kernel: Option<KernelFigures>,
+}
+
+/// Requests that failed, by how they did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeErrors {
+    /// The connection was refused.
+    pub refused: u64,
+    /// It was reset.
+    pub reset: u64,
+    /// There was no connection, or no whole answer, in time.
+    pub timed_out: u64,
+    /// It was closed before the answer was whole.
+    pub cut: u64,
+    /// What came is not HTTP.
+    pub malformed: u64,
+    /// The status was 400 or more.
+    pub status: u64,
+}
+
+/// What the kernel counted during an upgrade. All but the queue is of all sockets of the network namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KernelFigures {
+    /// The most connections that were seen waiting to be accepted, in one queue of the listener.
+    pub queue: u32,
+    /// Connections that found a full accept queue; those of a pause are among them.
+    pub overflows: u64,
+    /// Connections that were dropped before they could be accepted, for whatever reason.
+    pub drops: u64,
+    /// Established connections that were reset.
+    pub resets: u64,
 }
 
 /// The requests of a prober over some time.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProbeFigures {
     /// How many.
     pub requests: u64,

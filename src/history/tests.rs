@@ -210,7 +210,10 @@ fn records_are_chosen_and_joined() {
 #[test]
 fn figures() {
     let start = UpgradeRecord { kind: Kind::Start, ..upgrade(1, 1, Verdict::Upgraded) };
-    let probe = ProbeSummary { inside: ProbeFigures { requests: 200, errors: 1, p50: 0.001, p99: 0.01 }, before: None };
+    let probe = ProbeSummary {
+        inside: ProbeFigures { requests: 200, errors: 1, p50: 0.001, p99: 0.01 },
+        ..ProbeSummary::default()
+    };
     let probed = UpgradeRecord { probe: Some(probe), ..upgrade(4, 4, Verdict::Upgraded) };
     let mut lines: Vec<Line> = [
         start,

@@ -5,9 +5,8 @@ use std::sync::{Arc, PoisonError};
 
 use super::ledger::News;
 use super::listeners::Change;
-use super::listeners::Listeners;
 use super::process::{Ground, Process};
-use super::release::{Exported, Pinned};
+use super::release::{Exported, Pinned, Release};
 use super::store::Store;
 use super::survival::PER_INSTANCE;
 use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
@@ -204,7 +203,7 @@ impl Supervisor {
         };
         let slot = self.slot_of(instance);
         self.make_room(&release.listeners, slot);
-        self.restore_blocking(&release.listeners, slot);
+        self.restore_blocking(&release, slot);
         let service = self.name_of(instance.service).to_owned();
         let blank = self.services.get_mut(&instance.service).and_then(|service| service.blank.take());
         let mut ground = Ground {
@@ -233,12 +232,16 @@ impl Supervisor {
 
     /// O_NONBLOCK belongs to the socket, not to one holder of it: a service that left it set is gone, and the next may
     /// not expect it. Never taken from a process that lives: its loop would be stuck in accept.
-    fn restore_blocking(&self, listeners: &Listeners, slot: Slot) {
-        for listener in listeners {
+    fn restore_blocking(&self, release: &Release, slot: Slot) {
+        let nonblocking = release.service.non_blocking;
+        for listener in &release.listeners {
             let socket = listener.socket.of(slot);
             let shared = self.processes.values().any(|process| process.sockets().any(|it| it.token == socket.token));
-            if !shared && let Err(error) = socket.make_blocking() {
-                tracing::warn!("cannot make listener {} blocking again: {error}", listener.name);
+            if !shared && let Err(error) = socket.set_nonblocking(nonblocking) {
+                tracing::warn!(
+                    "cannot make listener {} what its service expects, blocking or not: {error}",
+                    listener.name
+                );
             }
         }
     }
@@ -384,6 +387,7 @@ impl Supervisor {
             self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
+        self.probe_step(service, step);
         if let Step::Ready { instance, .. } = step {
             self.inspect(*instance);
         }
@@ -508,7 +512,9 @@ impl Supervisor {
         let news = News { event: "verdict", message, generation: candidate };
         self.tell_verdict(service, upgrade, &status, &news);
         self.ledger.conclude(upgrade, now, status, drained, news);
-        self.note_verdict(upgrade);
+        if !self.finish_probing(upgrade) {
+            self.note_verdict(upgrade);
+        }
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);

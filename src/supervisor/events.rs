@@ -77,6 +77,8 @@ impl Supervisor {
     pub(super) fn on_elsewhere(&mut self, done: Elsewhere) {
         match done {
             Elsewhere::Pinned { service, upgrade, result } => {
+                // Before anything of it is started, it is seen how clients are answered without it.
+                let Some(result) = self.begin_probing(service, upgrade, result) else { return };
                 let in_flight = self.core.services().get(&service).and_then(|service| service.upgrade.as_ref());
                 let late = in_flight.is_none_or(|in_flight| in_flight.id != upgrade);
                 self.on_pinned(service, upgrade, *result);
@@ -112,6 +114,9 @@ impl Supervisor {
             Elsewhere::Retired { instance, left } => self.on_retired(instance, left),
             Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Held { service, on, result } => self.on_held(service, on, result),
+            Elsewhere::Measured { upgrade } => self.on_measured(upgrade),
+            Elsewhere::Condemned { upgrade, reason } => self.on_condemned(upgrade, reason),
+            Elsewhere::Probed { upgrade, kernel } => self.on_probed(upgrade, kernel),
             Elsewhere::Reaped { instance } => self.on_reaped(instance),
             Elsewhere::Checked { instance, outcome } => self.on_checked(instance, outcome),
             Elsewhere::Binary(program) => self.on_binary(*program),

@@ -22,6 +22,8 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 
+pub(super) use door::reachable;
+
 use super::errand::Errand;
 use super::ledger::News;
 use super::poller::Poller;

@@ -15,7 +15,7 @@ use super::history::story::{self, Moment};
 use crate::control::server::EventsPage;
 use crate::control::types::{UpgradeEvent, UpgradeStatus, VerdictStatus};
 use crate::core::{Generation, Kind, Step, Time, UpgradeId, Verdict};
-use crate::history::{UpgradeRecord, kpi};
+use crate::history::{ProbeSummary, UpgradeRecord, kpi};
 
 /// Upgrades that are remembered.
 const UPGRADES: usize = 32;
@@ -106,6 +106,14 @@ impl Ledger {
         wanted.filter_map(|(id, record)| Some((*id, record.written()?))).collect()
     }
 
+    /// What clients have seen of an upgrade.
+    pub(super) fn probed(&mut self, id: UpgradeId, probe: ProbeSummary) {
+        if let Some(record) = self.0.get_mut(&id) {
+            record.status.probe = Some(probe);
+            record.written.take();
+        }
+    }
+
     /// Adds to the story of every upgrade that is not over.
     pub(super) fn tell_all(&mut self, now: Time, event: &'static str, message: &str) {
         for record in self.0.values_mut().filter(|record| !record.is_finished()) {
@@ -135,6 +143,7 @@ impl Ledger {
             verdict: None,
             drained: false,
             warnings: Vec::new(),
+            probe: None,
         };
         let record = Record {
             status,
@@ -365,7 +374,7 @@ impl Record {
             phases: story::phases(moments(), duration),
             rollback,
             drain: None,
-            probe: None,
+            probe: status.probe.clone(),
         })
     }
 

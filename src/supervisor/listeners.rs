@@ -119,10 +119,10 @@ impl Socket {
         now && !self.nonblocking.swap(now, Ordering::Relaxed)
     }
 
-    /// Makes it blocking, as it was at its bind.
-    pub(super) fn make_blocking(&self) -> io::Result<()> {
-        self.nonblocking.store(false, Ordering::Relaxed);
-        self.bound.set_nonblocking(false)
+    /// Makes it blocking, as it was at its bind, or what its service expects instead.
+    pub(super) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+        self.bound.set_nonblocking(nonblocking)
     }
 }
 

@@ -33,6 +33,7 @@ mod output;
 mod paths;
 mod pause;
 mod poller;
+mod prober;
 mod process;
 mod reexec;
 mod release;
@@ -68,6 +69,7 @@ use crate::control::server::{Access, Command};
 use crate::control::types::LastOutput;
 use crate::core::{self, Core, Event, FirstFailure, InstanceId, Kind, Outcome, ReleaseId, ServiceId, Time, UpgradeId};
 use crate::exit::Exit;
+use crate::history::KernelFigures;
 use crate::history::place::StatePlaces;
 use crate::sys::cgroup::{self, Delegated};
 use crate::sys::fdwatch::{HangupWatch, PathWatch};
@@ -84,6 +86,7 @@ use metrics::Counters;
 use paths::RuntimeDirectory;
 use pause::{Pausing, Unheld};
 use poller::{Poller, Source};
+use prober::Prober;
 use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
@@ -271,6 +274,8 @@ struct Supervisor {
     /// Unless it is said otherwise, several services are upgraded together or not at all.
     atomic: bool,
     processes: HashMap<InstanceId, Process>,
+    /// Who asks in the place of clients during upgrades.
+    probing: HashMap<UpgradeId, Prober>,
     ledger: Ledger,
     history: History,
     feed: Feed,
@@ -409,6 +414,12 @@ enum Elsewhere {
     Healed { tokens: Vec<u64>, result: Result<(), String> },
     /// New connections wait at all listeners of a service, or are let in at all, or that cannot be.
     Held { service: ServiceId, on: bool, result: Result<(), Unheld> },
+    /// How clients are answered before an upgrade is known.
+    Measured { upgrade: UpgradeId },
+    /// What they are answered during an upgrade is not good enough.
+    Condemned { upgrade: UpgradeId, reason: String },
+    /// The last request of an upgrade that is over has been answered.
+    Probed { upgrade: UpgradeId, kernel: KernelFigures },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
@@ -548,6 +559,7 @@ impl Supervisor {
             asks: Asks::default(),
             atomic: options.config.as_ref().is_some_and(|config| config.atomic),
             processes: HashMap::new(),
+            probing: HashMap::new(),
             ledger: Ledger::default(),
             history,
             feed: Feed::new(),
@@ -638,6 +650,7 @@ impl Supervisor {
         }
         self.settle();
         self.go_on_with_hooks();
+        self.go_on_probing();
         self.announce();
     }
 
@@ -708,7 +721,7 @@ impl Supervisor {
     /// Whether nothing has to be waited for first: hooks of the last verdict, a store that a successor relies on.
     fn may_end(&self, end: End) -> bool {
         match end {
-            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()),
+            End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()) && self.probing.is_empty(),
             End::Leave => true,
             End::Reexec => self.survival.is_complete(),
         }
@@ -729,6 +742,7 @@ impl Supervisor {
                 () = &mut last_requests => break,
             }
         }
+        self.settle_probing();
         self.announce_reexec();
         self.answer_all(intake).await;
         self.history.flush(LAST_WORDS);
@@ -842,6 +856,7 @@ impl Supervisor {
         if let Err(error) = self.survival.memory.set_deaths(0) {
             tracing::warn!("the state cannot be written down: {error}");
         }
+        self.settle_probing();
         self.survival.stale = true;
         self.record();
         self.outcome = Some(End::Leave);
@@ -858,6 +873,7 @@ impl Supervisor {
         if self.stopping {
             tracing::warn!("asked to stop again: ending everything at once");
             self.core.kill(now);
+            self.settle_probing();
             self.stop_hooks(true);
             self.survival.stale = true;
             return;

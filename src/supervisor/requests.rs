@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::ledger::News;
 use super::metrics::Facts;
+use super::prober::Prober;
 use super::several::{Ask, Reply};
 use super::status::{self, Snapshot};
 use super::{Supervisor, history};
@@ -370,6 +371,9 @@ impl Supervisor {
             });
             status.last_output = last_output.map(|(_, output)| output.clone());
             status.upgrade = machine.upgrade.as_ref().and_then(|upgrade| self.ledger.status(upgrade.id, now));
+            if let Some(upgrade) = &mut status.upgrade {
+                upgrade.probe = self.probing.get(&core::UpgradeId(upgrade.id)).map(Prober::summary);
+            }
             status.last_upgrade = self.ledger.last_ended(&shell.name, now);
             status.hook = shell.hooks.describe();
             services.push(status);

@@ -38,7 +38,7 @@ pub(crate) struct Manner {
     /// How long an idle connection is kept after the stop signal.
     pub(crate) lame_duck: Duration,
     /// The file that says how it is, to whoever asks for `/healthz`: nothing or no file means well, a number is the
-    /// status of the answer, `hangs` means that none comes.
+    /// status of the answer, `hangs` means that none comes, `slow MS` that it takes so long.
     pub(crate) health: Option<&'static Path>,
 }
 
@@ -178,10 +178,18 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
 
 fn health(shared: &Shared) -> (u16, String) {
     let text = shared.health.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
+    if let Some(millis) = text.trim().strip_prefix("slow ") {
+        // The work that the request takes.
+        std::thread::sleep(Duration::from_millis(millis.parse().expect("milliseconds")));
+        return (200, "well\n".into());
+    }
     match text.trim() {
         "" => (200, "well\n".into()),
         "hangs" => os::hang(),
-        status => (status.parse().expect("a status"), "not well\n".into()),
+        status => {
+            println!("answered /healthz with {status}");
+            (status.parse().expect("a status"), "not well\n".into())
+        }
     }
 }
 

@@ -482,6 +482,22 @@ fn listen_pid_can_be_left_out() {
     z.end();
 }
 
+/// Row 5: blocking, as from systemd, unless the service counts on the contrary.
+#[test]
+fn listeners_are_non_blocking_where_that_is_asked_for() {
+    for asked in [false, true] {
+        let z = Zdsup::serving_with(&["report", "--to", "report"], |setup, place| {
+            setup.command[3] = place.join("report").display().to_string();
+            setup.service = vec![format!("non-blocking = {asked}")];
+        });
+        let found = Found(fs::read_to_string(z.place.join("report")).expect("it reported"));
+        let listener = found.all("fd").find_map(|fd| fd.strip_prefix("3 ")).expect("it has its listener");
+        let flags = listener.split(' ').next().and_then(|flags| i32::from_str_radix(flags, 8).ok()).expect("flags");
+        assert_eq!(flags & nix::libc::O_NONBLOCK != 0, asked, "{listener}");
+        z.end();
+    }
+}
+
 #[test]
 fn a_reload_takes_the_fresh_environment_and_directory() {
     let mut z = Zdsup::serving_with(&["report", "--to", "report"], |setup, place| {

@@ -22,6 +22,7 @@ mod leftovers;
 mod listeners;
 mod metrics;
 mod pause;
+mod prober;
 mod readiness;
 mod reexec;
 mod rehearse;

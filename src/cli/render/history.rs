@@ -1,7 +1,9 @@
 //! `zdsup history` and `zdsup kpi`.
 
 use crate::cli::terminal::{Style, clean, clean_lines, wrap};
-use crate::control::types::{Kpi, PhaseRecord, ProbeFigures, Spread, SupervisorEvent, UpgradeRecord, Verdict};
+use crate::control::types::{
+    KernelFigures, Kpi, PhaseRecord, ProbeErrors, ProbeFigures, Spread, SupervisorEvent, UpgradeRecord, Verdict,
+};
 
 use super::table::Table;
 use super::units::{count, instant, span};
@@ -44,7 +46,9 @@ pub(in crate::cli) fn told(event: &SupervisorEvent, style: Style) -> String {
     let message = match &event.verdict {
         Some(verdict) => paint(verdict.verdict)(style, &message),
         None if matches!(event.event.as_str(), "gave-up" | "undead" | "adopted") => style.bad(&message),
-        None if matches!(event.event.as_str(), "retrying" | "aborting" | "overdue") => style.unsure(&message),
+        None if matches!(event.event.as_str(), "retrying" | "aborting" | "overdue" | "paused") => {
+            style.unsure(&message)
+        }
         None => message,
     };
     format!("{} {}{message}\n", style.faint(&instant(event.at)), style.strong(&clean(&subject)))
@@ -80,11 +84,36 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
     }
     if let Some(probe) = &record.probe {
         out.push_str(&format!("  {}\n", figures("clients saw", &probe.inside)));
+        out.extend(failed(&probe.errors).map(|errors| format!("    of these {errors}\n")));
         out.extend(probe.before.iter().map(|before| format!("  {}\n", figures("and before", before))));
+        out.extend(probe.kernel.iter().map(|kernel| format!("  {}\n", counted(kernel))));
     }
     out.push('\n');
     out.push_str(&drawn(record, style));
     out
+}
+
+/// How requests failed, if any did.
+fn failed(errors: &ProbeErrors) -> Option<String> {
+    let ProbeErrors { refused, reset, timed_out, cut, malformed, status } = *errors;
+    let classes = [
+        (status, "by their status"),
+        (refused, "refused"),
+        (reset, "reset"),
+        (timed_out, "not answered in time"),
+        (cut, "cut off"),
+        (malformed, "answered, and not in HTTP"),
+    ];
+    let there = classes.into_iter().filter(|(count, _)| *count > 0);
+    let said: Vec<String> = there.map(|(count, class)| format!("{count} {class}")).collect();
+    (!said.is_empty()).then(|| said.join(", "))
+}
+
+/// What the kernel counted.
+fn counted(kernel: &KernelFigures) -> String {
+    let KernelFigures { queue, overflows, drops, resets } = *kernel;
+    let [overflows, resets] = [count(overflows, "overflow"), count(resets, "reset")];
+    format!("at most {queue} waited to be accepted; on the host {overflows}, {drops} dropped, {resets}")
 }
 
 /// A line for each phase, with a bar where it lies in the whole.
@@ -188,7 +217,7 @@ fn percent(share: f64) -> String {
     }
 }
 
-fn figures(who: &str, figures: &ProbeFigures) -> String {
+pub(super) fn figures(who: &str, figures: &ProbeFigures) -> String {
     let ProbeFigures { requests, errors, p50, p99 } = figures;
     let (errors, requests) = (count(*errors, "error"), count(*requests, "request"));
     format!("{who} {errors} in {requests}, p50 {}, p99 {}", span(*p50), span(*p99))

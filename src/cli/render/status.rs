@@ -7,6 +7,7 @@ use crate::control::types::{
 };
 use crate::core::Verdict;
 
+use super::history::figures;
 use super::overview;
 use super::progress::{ended, last_output, output};
 use super::table::Table;
@@ -106,7 +107,9 @@ pub(super) fn kept(service: &ServiceStatus) -> String {
 /// The upgrade in flight.
 pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
     let waits = if upgrade.step == "awaiting-promotion" { ": `zdsup promote` or `zdsup abort`" } else { "" };
-    format!("  {} #{}: {}, {} so far{waits}\n", upgrade.kind, upgrade.id, upgrade.step, span(upgrade.duration))
+    let probe = upgrade.probe.as_ref().map(|probe| format!("  {}\n", figures("clients see", &probe.inside)));
+    let (kind, id, step, so_far) = (upgrade.kind, upgrade.id, &upgrade.step, span(upgrade.duration));
+    format!("  {kind} #{id}: {step}, {so_far} so far{waits}\n{}", probe.unwrap_or_default())
 }
 
 /// One service, with all that is known of it.

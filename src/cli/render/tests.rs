@@ -81,6 +81,7 @@ fn upgrade(id: u64, step: &str, verdict: Option<VerdictStatus>) -> UpgradeStatus
         verdict,
         drained: false,
         warnings: Vec::new(),
+        probe: None,
     }
 }
 
@@ -425,6 +426,8 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
         probe: (verdict == Verdict::RolledBack).then_some(ProbeSummary {
             inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
             before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
+            errors: ProbeErrors { status: 2, reset: 1, ..ProbeErrors::default() },
+            kernel: Some(KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 }),
         }),
     }
 }

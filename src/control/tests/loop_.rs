@@ -172,6 +172,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         verdict: story.finished.then(verdict),
         drained: story.finished,
         warnings: vec![],
+        probe: None,
     }
 }
 

@@ -433,6 +433,7 @@ impl Service {
         generation.role = Role::Serving;
         generation.upgrade = None;
         generation.hook = None;
+        // One that fails its checks has been told of once, and would never be ended.
         for instance in generation.instances.values_mut().filter(|instance| !instance.is_available()) {
             instance.stop(now, &generation.policy, out);
         }

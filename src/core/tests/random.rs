@@ -196,7 +196,7 @@ impl Model {
 
     fn is_up(&self, service: ServiceId) -> bool {
         let serving = self.services[&service].serving;
-        serving.is_some_and(|number| self.of(service, number).any(Process::is_healthy))
+        serving.is_some_and(|number| self.of(service, number).any(|it| it.is_healthy() && !it.stop_wanted))
     }
 
     fn admitted(

@@ -1156,6 +1156,19 @@ fn a_reload_of_a_service_that_never_got_ready_starts_at_once() {
 }
 
 #[test]
+fn a_first_start_that_fails_its_checks_is_tried_again() {
+    let hooks = Hooks { present: vec![Hook::AfterReady], timeout: secs(20) };
+    let mut b = Bench::new(Policy { hooks, ..policy() }, FirstFailure::Retry);
+    let _ = b.request(Kind::Start);
+    b.pinned(1);
+    b.spawn(1, 1);
+    b.on(1, 1, E::Ready);
+    b.actions();
+    b.on(1, 1, E::Unhealthy("GET /healthz: 500".into()));
+    b.wants(&["stop 1.1", "failed 1: its health checks failed: GET /healthz: 500"]);
+}
+
+#[test]
 fn a_first_start_that_cannot_succeed_is_not_tried_again() {
     let mut b = Bench::new(policy(), FirstFailure::Retry);
     let _ = b.request(Kind::Start);

@@ -140,7 +140,7 @@ impl From<Closed> for Outcome {
 }
 
 /// An address at which a listener is reached from this machine.
-fn reachable(bound: SocketAddr) -> SocketAddr {
+pub(in crate::supervisor) fn reachable(bound: SocketAddr) -> SocketAddr {
     let mut address = bound;
     match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),

@@ -38,9 +38,14 @@ impl Supervisor {
     /// An upgrade has its verdict, and that is in the ledger.
     pub(in crate::supervisor) fn note_verdict(&mut self, upgrade: UpgradeId) {
         if let Some(record) = self.record_of(upgrade) {
-            self.counters.upgrade(&record);
-            self.history.append(Line::Upgrade(Box::new(record)));
+            self.note(record);
         }
+    }
+
+    /// One that is over, and whose record is whole.
+    pub(in crate::supervisor) fn note(&mut self, record: UpgradeRecord) {
+        self.counters.upgrade(&record);
+        self.history.append(Line::Upgrade(Box::new(record)));
     }
 
     /// What a predecessor may not have had the time to write.
@@ -71,7 +76,7 @@ impl Supervisor {
     }
 
     /// What is recorded of an upgrade that has its verdict.
-    fn record_of(&self, upgrade: UpgradeId) -> Option<UpgradeRecord> {
+    pub(in crate::supervisor) fn record_of(&self, upgrade: UpgradeId) -> Option<UpgradeRecord> {
         let mut record = self.ledger.record(upgrade)?;
         if let Some(reason) = &mut record.reason {
             let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);

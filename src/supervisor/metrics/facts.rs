@@ -148,15 +148,15 @@ fn supervisor(out: &mut Exposition, supervisor: &SupervisorStatus) {
 fn host(out: &mut Exposition) {
     let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
     for (metric, name) in [(&table::OVERFLOWS, "ListenOverflows"), (&table::DROPS, "ListenDrops")] {
-        if let Some(value) = counter(&text, name) {
+        if let Some(value) = counter(&text, "TcpExt", name) {
             out.metric(metric).add(&[], value as f64);
         }
     }
 }
 
-/// A value of `TcpExt`: a line of names, then a line of values in the same order.
-pub(super) fn counter(text: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+/// A value of a table in /proc/net/netstat or /proc/net/snmp: a line of names, then a line of values in the same order.
+pub(in crate::supervisor) fn counter(text: &str, table: &str, name: &str) -> Option<u64> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(table)?.strip_prefix(": "));
     let (names, values) = (lines.next()?, lines.next()?);
     names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name)?.1.parse().ok()
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use super::counter;
 use super::counters::Histogram;
 use super::exposition::Exposition;
-use super::facts::counter;
 use super::table::{self, ALL, Kind};
 
 #[test]
@@ -23,9 +23,16 @@ fn text_is_escaped_and_histograms_add_up() {
 #[test]
 fn counters_of_the_kernel() {
     let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 7 9\nIpExt: InNoRoutes\nIpExt: 0\n";
-    assert_eq!((counter(text, "ListenOverflows"), counter(text, "ListenDrops")), (Some(7), Some(9)));
     assert_eq!(
-        (counter(text, "InNoRoutes"), counter("", "ListenDrops"), counter("TcpExt: x", "x")),
+        (counter(text, "TcpExt", "ListenOverflows"), counter(text, "TcpExt", "ListenDrops")),
+        (Some(7), Some(9))
+    );
+    assert_eq!(
+        (
+            counter(text, "TcpExt", "InNoRoutes"),
+            counter("", "TcpExt", "ListenDrops"),
+            counter("TcpExt: x", "TcpExt", "x")
+        ),
         (None, None, None)
     );
 }

@@ -57,7 +57,8 @@ fn queues_of_processes_that_never_accept_again() {
 #[test]
 fn a_crash_among_several() {
     let z = steered_with(&["serve"], &[], |setup, _| setup.restart = lines(&["backoff = \"1s..2s\""]));
-    let victim = pids(&z.status(), 1)[0];
+    let first = pids(&z.status(), 1);
+    let victim = first[0];
     process::freeze(victim);
     // Those of the others are answered at once.
     let callers = Callers::call(&z, 300);
@@ -73,7 +74,7 @@ fn a_crash_among_several() {
     assert!(counts.len() >= INSTANCES - 1 && counts.keys().all(|(_, pid)| *pid != victim), "{counts:?}");
     println!("200 requests in {:?} beside a process that is gone", began.elapsed());
     z.whole(1);
-    let successor = z.status().services[0].generations[0].instances.iter().filter_map(|one| one.pid).max();
+    let successor = pids(&z.status(), 1).into_iter().find(|pid| !first.contains(pid));
     let (counts, lost) = callers.answers();
     assert_eq!(lost, 0, "{counts:?}");
     let taken_over = successor.and_then(|pid| counts.get(&(1, pid)).copied()).unwrap_or(0);
@@ -114,10 +115,13 @@ fn slot_shutdown_in_a_canary() {
     during(&z, |reload| {
         let status = z.is_canary(2);
         for (number, pid) in [(1, pids(&status, 1)[0]), (2, pids(&status, 2)[1]), (1, pids(&status, 1)[2])] {
-            let healed = || z.supervisor.log().matches("listens again").count();
-            let before = healed();
+            let said = |what: &str| z.supervisor.log().matches(what).count();
+            let before = said("was shut down by");
             process::kill(pid, Signal::SIGUSR2);
-            eventually("it was healed", || (healed() > before).then_some(()));
+            eventually("it was healed", || {
+                let shut_down = said("was shut down by");
+                (shut_down > before && said("listens again") == shut_down).then_some(())
+            });
             let counts = draw(z.address(), 600);
             assert_eq!(counts.len(), 2 * INSTANCES, "after a process of web@{number}: {counts:?}");
             let sums = by_generation(&counts);

@@ -1,0 +1,255 @@
+//! One request, as a client sends it: over a connection of its own.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::linux::net::SocketAddrExt;
+use std::pin::pin;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use nix::libc;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpSocket, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use super::account::{Answer, Bad};
+use crate::sys::socket::{Endpoint, UnixName};
+
+/// How long a request may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// The most that the head of an answer may have, bytes.
+const HEAD_MAX: usize = 64 << 10;
+/// The pause until a unix socket whose backlog is full is tried again; a client that may block would wait.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Where to ask, and for what.
+#[derive(Clone, Debug)]
+pub(super) struct Question {
+    pub(super) place: Place,
+    /// Path and query.
+    pub(super) path: String,
+    pub(super) host: String,
+}
+
+/// How a listener is reached.
+#[derive(Clone, Debug)]
+pub(super) enum Place {
+    Tcp {
+        address: SocketAddr,
+        /// Each request comes from another address, as from another client.
+        many: bool,
+    },
+    Unix(UnixName),
+}
+
+impl Question {
+    /// What is asked over a listener; `None` where it takes no stream connections. `many`: by many clients, as far as
+    /// they can be told apart.
+    pub(super) fn new(endpoint: &Endpoint, path: String, many: bool) -> Option<Self> {
+        let (place, host) = match endpoint {
+            Endpoint::Tcp(bound) => {
+                let address = super::super::health::reachable(*bound);
+                (Place::Tcp { address, many }, address.to_string())
+            }
+            Endpoint::Unix { name, .. } => (Place::Unix(name.clone()), "localhost".to_owned()),
+            Endpoint::Udp(_) | Endpoint::Vsock { .. } => return None,
+        };
+        Some(Self { place, path, host })
+    }
+
+    /// Asks. `number`: which request it is.
+    pub(super) async fn ask(&self, number: u64) -> Answer {
+        let asked = async {
+            match &self.place {
+                Place::Tcp { address, many } => self.talk(connect(*address, many.then_some(number)).await?).await,
+                Place::Unix(name) => self.talk(connect_unix(name).await?).await,
+            }
+        };
+        match timeout(PATIENCE, asked).await {
+            Ok(Ok(status)) if status < 400 => Answer::Good,
+            Ok(Ok(status)) => Answer::Bad(Bad::Status(status)),
+            Ok(Err(answer)) => answer,
+            Err(_) => Answer::Bad(Bad::TimedOut),
+        }
+    }
+
+    /// The status of the answer, once all of it has come.
+    async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<u16, Answer> {
+        let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
+        let (mut sender, conversation) = handshake.map_err(|error| failed(&error))?;
+        let request = Request::get(&self.path)
+            .header(header::HOST, &self.host)
+            .header(header::USER_AGENT, concat!("zdsup/", env!("CARGO_PKG_VERSION"), " (probe)"))
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|_| Answer::Ours)?;
+        let asked = async {
+            let mut answer = sender.send_request(request).await?;
+            // Nothing of it is kept, and all of it belongs to the answer.
+            while let Some(frame) = answer.body_mut().frame().await {
+                frame?;
+            }
+            Ok(answer.status().as_u16())
+        };
+        let (mut asked, mut conversation) = (pin!(asked), pin!(conversation));
+        let result = tokio::select! {
+            biased;
+            result = &mut asked => result,
+            // How it ended is told to whoever waits for an answer.
+            _ = &mut conversation => asked.await,
+        };
+        result.map_err(|error| failed(&error))
+    }
+}
+
+async fn connect(address: SocketAddr, client: Option<u64>) -> Result<impl AsyncRead + AsyncWrite + Unpin, Answer> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+    let socket = socket.map_err(|error| unconnected(&error))?;
+    if let (Some(number), IpAddr::V4(_)) = (client, address.ip()) {
+        // A port is chosen when it connects, so that as many are free as there are for each address.
+        let _ = nix::sys::socket::setsockopt(&socket, nix::sys::socket::sockopt::IpBindAddressNoPort, &true);
+        socket.bind(SocketAddr::new(one_of_many(number).into(), 0)).map_err(|error| unconnected(&error))?;
+    }
+    let stream = socket.connect(address).await.map_err(|error| unconnected(&error))?;
+    // Small as it is, it is not to wait for anything.
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
+}
+
+async fn connect_unix(name: &UnixName) -> Result<UnixStream, Answer> {
+    let address = match name {
+        UnixName::Path(path) => std::os::unix::net::SocketAddr::from_pathname(path),
+        UnixName::Abstract(name) => std::os::unix::net::SocketAddr::from_abstract_name(name),
+    };
+    let address = address.map_err(|_| Answer::Ours)?.into();
+    loop {
+        match UnixStream::connect_addr(&address).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(AGAIN).await,
+            connected => return connected.map_err(|error| unconnected(&error)),
+        }
+    }
+}
+
+/// An address of this host, another one for each number: clients are told apart by their addresses.
+fn one_of_many(number: u64) -> Ipv4Addr {
+    // Far apart, and all different (Knuth's multiplicative hash); the first and the last of 127/8 are no hosts.
+    let spread = (number as u32).wrapping_mul(2_654_435_761) >> 8;
+    Ipv4Addr::from((127 << 24) | spread.clamp(1, (1 << 24) - 2))
+}
+
+fn unconnected(error: &io::Error) -> Answer {
+    match error.kind() {
+        // A unix socket whose path is gone is refused to a client, too.
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Answer::Bad(Bad::Refused),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Answer::Bad(Bad::Reset),
+        io::ErrorKind::TimedOut => Answer::Bad(Bad::TimedOut),
+        _ => Answer::Ours,
+    }
+}
+
+fn failed(error: &hyper::Error) -> Answer {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let errno = cause.and_then(io::Error::raw_os_error);
+    Answer::Bad(match errno {
+        Some(libc::ECONNRESET | libc::EPIPE | libc::ECONNABORTED) => Bad::Reset,
+        _ if error.is_parse() => Bad::Malformed,
+        _ => Bad::Cut,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsFd;
+    use std::thread;
+
+    use nix::sys::socket::{setsockopt, sockopt};
+
+    use super::*;
+
+    fn ask(question: &Question, number: u64) -> Answer {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(question.ask(number))
+    }
+
+    /// What a client says to a server that does this with its connection once it has read the request.
+    fn asked(server: impl FnOnce(TcpStream) + Send + 'static) -> Answer {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let serving = thread::spawn(move || {
+            let (mut connection, _) = listener.accept().expect("a client comes");
+            let mut buffer = [0; 4096];
+            let _ = connection.read(&mut buffer);
+            server(connection);
+        });
+        let question = Question::new(&Endpoint::Tcp(address), "/".into(), false).expect("it is TCP");
+        let answer = ask(&question, 0);
+        serving.join().expect("it does not panic");
+        answer
+    }
+
+    fn saying(text: &'static str) -> Answer {
+        asked(move |mut connection| drop(connection.write_all(text.as_bytes())))
+    }
+
+    #[test]
+    fn answers_by_class() {
+        assert_eq!(saying("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"), Answer::Good);
+        assert_eq!(saying("HTTP/1.0 302 Found\r\n\r\nover there"), Answer::Good);
+        assert_eq!(saying("HTTP/1.1 204 No Content\r\n\r\n"), Answer::Good);
+        assert_eq!(saying("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n"), Answer::Bad(Bad::Status(503)));
+        assert_eq!(saying("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok"), Answer::Bad(Bad::Cut));
+        assert_eq!(saying(""), Answer::Bad(Bad::Cut));
+        assert_eq!(saying("220 mail.example.org ESMTP\r\n"), Answer::Bad(Bad::Malformed));
+        let reset = asked(|connection| {
+            let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+            setsockopt(&connection.as_fd(), sockopt::Linger, &linger).expect("it is a socket");
+        });
+        assert_eq!(reset, Answer::Bad(Bad::Reset));
+    }
+
+    #[test]
+    fn nobody_there() {
+        let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+        let question = Question::new(&Endpoint::Tcp(gone), "/".into(), false).expect("it is TCP");
+        assert_eq!(ask(&question, 0), Answer::Bad(Bad::Refused));
+        let name = UnixName::Abstract(format!("zdsup-{}-nobody", std::process::id()).into_bytes());
+        let kind = crate::sys::socket::UnixKind::Stream;
+        let question = Question::new(&Endpoint::Unix { name, kind }, "/".into(), false).expect("it is a stream");
+        assert_eq!(ask(&question, 0), Answer::Bad(Bad::Refused));
+        assert!(Question::new(&Endpoint::Udp(gone), "/".into(), false).is_none());
+    }
+
+    #[test]
+    fn many_clients_have_many_addresses() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("it is bound");
+        let question = Question::new(&Endpoint::Tcp(address), "/".into(), true).expect("it is TCP");
+        let seen = thread::spawn(move || {
+            let mut seen = std::collections::BTreeSet::new();
+            for _ in 0..20 {
+                let (mut connection, from) = listener.accept().expect("a client comes");
+                let _ = connection.read(&mut [0; 4096]);
+                let _ = connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+                seen.insert(from.ip());
+            }
+            seen
+        });
+        for number in 0..20 {
+            assert_eq!(ask(&question, number), Answer::Good);
+        }
+        assert_eq!(seen.join().expect("it does not panic").len(), 20);
+        for number in [0, 1, u64::from(u32::MAX), u64::MAX] {
+            let [first, ..] = one_of_many(number).octets();
+            assert!(
+                first == 127
+                    && ![Ipv4Addr::new(127, 0, 0, 0), Ipv4Addr::new(127, 255, 255, 255)].contains(&one_of_many(number))
+            );
+        }
+    }
+}
