@@ -136,7 +136,14 @@ impl Service {
         }
     }
 
-    /// Ends a pause, if there is one.
+    /// Ends a pause, if there is one that has not been ended.
+    pub(super) fn end_pause(&mut self, now: Time, out: &mut Outbox) {
+        if self.paused_until().is_some() {
+            self.release(now, out);
+        }
+    }
+
+    /// Says that new connections are to be let in, however often that has been said.
     pub(super) fn release(&mut self, now: Time, out: &mut Outbox) {
         if self.pause.is_some() {
             self.pause = Some(Pause::Releasing { again_at: now.after(RELEASE_TIMEOUT) });

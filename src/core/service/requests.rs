@@ -173,7 +173,7 @@ impl Service {
         if self.purpose != Purpose::Run {
             return;
         }
-        self.release(now, out);
+        self.end_pause(now, out);
         self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {
@@ -196,7 +196,7 @@ impl Service {
             return;
         }
         self.purpose = Purpose::Stop;
-        self.release(now, out);
+        self.end_pause(now, out);
         self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {
             Some(Phase::Pinning { .. } | Phase::Candidate(_)) => {

@@ -132,7 +132,7 @@ fn a_stop_ends_it() {
     b.held(false, Err("no memory"));
     b.wants(&["finish Stopped"]);
     assert_eq!(b.core.services()[&b.service].purpose, Purpose::Stopped);
-    assert_eq!(b.pause(secs(1)), Err(Refusal::NotRunning));
+    assert_eq!(b.pause(secs(1)), Err(Refusal::Stopping));
 }
 
 #[test]
