@@ -149,7 +149,12 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
         line("probe", &format_args!("{http} through {listener}, {rate} a second{budget}"))?;
     }
     let timeout = format_duration(drain.timeout);
-    line("drain", &format_args!("{}, SIGKILL after {timeout}", signal_name(drain.signal)))?;
+    let spread = match (drain.spread.is_zero(), service.instances) {
+        (true, _) => String::new(),
+        (false, 1) => format!(", spread over {} by the service itself", format_duration(drain.spread)),
+        (false, _) => format!(", one instance after the other within {}", format_duration(drain.spread)),
+    };
+    line("drain", &format_args!("{}, SIGKILL after {timeout}{spread}", signal_name(drain.signal)))?;
     let (min, max) = (format_duration(restart.backoff_min), format_duration(restart.backoff_max));
     match restart.give_up_after {
         0 => line("restart", &format_args!("after {min} to {max}, always"))?,

@@ -173,6 +173,10 @@ pub struct RunFlags {
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     pub drain_timeout: Option<String>,
 
+    /// Over what time the instances of an old generation get that signal, one after the other [default: 0s].
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
+    pub drain_spread: Option<String>,
+
     /// The first and the longest pause before a service that died is started again [default: 100ms..30s].
     #[arg(long, value_name = "TIME..TIME", allow_hyphen_values = true)]
     pub restart_backoff: Option<String>,
@@ -318,6 +322,7 @@ impl RunFlags {
             drain: Drain {
                 signal: text(line, "--drain-signal", self.drain_signal.as_deref()),
                 timeout: duration(line, "--drain-timeout", self.drain_timeout.as_deref()),
+                spread: duration(line, "--drain-spread", self.drain_spread.as_deref()),
             },
             restart: Restart {
                 backoff: self

@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::error::Problem;
 use super::raw::{self, Amount, DurationText, Native, Octal};
 use super::units::{self, UnitError};
-use super::{Drain, Log, Privileges, Restart, Service, Traffic, Watchdog, explain};
+use super::{Drain, Log, Privileges, Restart, Service, Strategy, Traffic, Watchdog, explain};
 
 mod health;
 mod hooks;
@@ -59,7 +59,7 @@ const FD_STORE_MAX: i64 = 1024;
 const INSTANCES_MAX: i64 = 1024;
 
 /// Variables that zdsup sets in a service's environment itself.
-const OWN_VARIABLES: [&str; 18] = [
+const OWN_VARIABLES: [&str; 19] = [
     "FDSTORE",
     "LISTEN_FDNAMES",
     "LISTEN_FDS",
@@ -68,6 +68,7 @@ const OWN_VARIABLES: [&str; 18] = [
     "NOTIFY_SOCKET",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "ZDSUP_DRAIN_SPREAD_USEC",
     "ZDSUP_FROM",
     "ZDSUP_GENERATION",
     "ZDSUP_HOOK",
@@ -135,8 +136,8 @@ pub(crate) fn service(name: &Spanned<String>, raw: raw::Service, origin: Origin<
         listen_pid: raw.listen_pid.unwrap_or(true),
         watchdog: watchdog(raw.watchdog)?,
         fd_store_max,
+        drain: drain(raw.drain, instances, &upgrade.strategy)?,
         upgrade,
-        drain: drain(raw.drain)?,
         restart: restart(raw.restart)?,
         hooks: hooks::hooks(raw.hooks, anchored)?,
     })
@@ -359,14 +360,32 @@ fn watchdog(raw: raw::Watchdog) -> Result<Watchdog> {
     })
 }
 
-fn drain(raw: raw::Drain) -> Result<Drain> {
+fn drain(raw: raw::Drain, instances: u32, strategy: &Strategy) -> Result<Drain> {
     let default = Drain::default();
-    Ok(Drain {
+    let spread = raw.spread.as_ref().map(Spanned::span);
+    let drain = Drain {
         signal: raw.signal.map_or(Ok(default.signal), |name| signal(&name))?,
         timeout: raw.timeout.map_or(Ok(default.timeout), |timeout| {
             nonzero(&timeout, "the drain timeout", "to end a service at once, choose the signal `SIGKILL`")
         })?,
-    })
+        spread: raw.spread.as_ref().map_or(Ok(default.spread), duration)?,
+    };
+    let Some(place) = spread.filter(|_| !drain.spread.is_zero()) else { return Ok(drain) };
+    if let Strategy::Rolling { .. } | Strategy::StopStart = strategy {
+        let why = match strategy {
+            Strategy::StopStart => "its callers wait until all of the old one has ended",
+            _ => "it replaces a few instances at a time as it is",
+        };
+        let message = format!("the strategy `{}` has no use for a spread: {why}", strategy.word());
+        return Err(Problem::new(place, message).hint("leave the spread out, or choose another strategy"));
+    }
+    let own = drain.spread_of_one(instances);
+    if own >= drain.timeout {
+        let (own, timeout) = (units::format_duration(own), units::format_duration(drain.timeout));
+        let message = format!("{own} of it are one instance's own, which is killed {timeout} after its signal");
+        return Err(Problem::new(place, message).hint("make the drain timeout longer, or the spread shorter"));
+    }
+    Ok(drain)
 }
 
 fn restart(raw: raw::Restart) -> Result<Restart> {

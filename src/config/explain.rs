@@ -99,7 +99,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 14] = [
     ("[service.NAME.upgrade.canary]", &["steps", "manual", "from", "affinity"]),
     ("[[service.NAME.upgrade.canary.steps]]", &["weight", "hold"]),
     ("[service.NAME.upgrade.probe]", &["http", "rate", "listener"]),
-    ("[service.NAME.drain]", &["signal", "timeout"]),
+    ("[service.NAME.drain]", &["signal", "timeout", "spread"]),
     ("[service.NAME.restart]", &["backoff", "give-up-after"]),
     (
         "[service.NAME.hooks]",
@@ -108,7 +108,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 14] = [
 ];
 
 /// Keys that the design has and this version has not.
-const LATER: [&str; 7] = ["capabilities", "handoff", "log-format", "metrics", "mptcp", "protocol", "spread"];
+const LATER: [&str; 6] = ["capabilities", "handoff", "log-format", "metrics", "mptcp", "protocol"];
 
 /// The error of a TOML document.
 pub(crate) fn toml_error(error: &toml::de::Error, text: &str) -> Problem {

@@ -416,11 +416,22 @@ pub struct Drain {
     pub signal: i32,
     /// Then SIGKILL. Default 30 s.
     pub timeout: Duration,
+    /// Over what time the instances of a generation that was replaced get the signal, one after the other. Default 0.
+    #[serde(default)]
+    pub spread: Duration,
+}
+
+impl Drain {
+    /// The part of the spread that is an instance's own: until the next one gets its signal.
+    #[must_use]
+    pub fn spread_of_one(&self, instances: u32) -> Duration {
+        self.spread / instances.max(1)
+    }
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { signal: nix::libc::SIGTERM, timeout: Duration::from_secs(30) }
+        Self { signal: nix::libc::SIGTERM, timeout: Duration::from_secs(30), spread: Duration::ZERO }
     }
 }
 

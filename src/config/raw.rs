@@ -165,6 +165,7 @@ pub(crate) struct Probe {
 pub(crate) struct Drain {
     pub(crate) signal: Option<Spanned<String>>,
     pub(crate) timeout: Option<Spanned<DurationText>>,
+    pub(crate) spread: Option<Spanned<DurationText>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -235,7 +235,7 @@ fn a_minimal_config_has_every_default() {
                 keep_releases: 5,
                 probe: None,
             },
-            drain: Drain { signal: 15, timeout: Duration::from_secs(30) },
+            drain: Drain { signal: 15, timeout: Duration::from_secs(30), spread: Duration::ZERO },
             restart: Restart {
                 backoff_min: Duration::from_millis(100),
                 backoff_max: Duration::from_secs(30),
@@ -318,10 +318,20 @@ fn every_setting_arrives() {
             }),
         }
     );
-    assert_eq!(service.drain, Drain { signal: 3, timeout: Duration::from_secs(3600) });
+    assert_eq!(service.drain, Drain { signal: 3, timeout: Duration::from_secs(3600), spread: Duration::ZERO });
     assert_eq!(service.restart.backoff_min, Duration::from_millis(50));
     assert_eq!(service.restart.backoff_max, Duration::from_secs(10));
     assert_eq!(service.restart.give_up_after, 0);
+}
+
+#[test]
+fn a_spread_arrives() {
+    let text = "instances = 4\n[service.web.drain]\nspread = \"90s\"\n";
+    let drain = good(&format!("{MINIMAL}{text}")).services[0].drain.clone();
+    assert_eq!((drain.spread, drain.spread_of_one(4)), (Duration::from_secs(90), Duration::from_millis(22_500)));
+    let flags = from_words(&["--instances=4", "--drain-spread", "90s", "--", "/bin/web"]);
+    let flags = flags.unwrap_or_else(|error| panic!("{}", error.render(false)));
+    assert_eq!(flags.services[0].drain, drain);
 }
 
 #[test]

@@ -59,6 +59,9 @@ pub struct Instance {
     /// It is there for those who wait in its slot, and for nobody else.
     #[serde(default)]
     pub relief: bool,
+    /// When it is told to stop, where that does not happen to all of its generation at once.
+    #[serde(default)]
+    pub stop_at: Option<Time>,
 }
 
 /// Where a process stands.
@@ -161,7 +164,17 @@ pub(super) enum Change {
 impl Instance {
     pub(super) fn new(id: InstanceId, slot: Slot, now: Time) -> Self {
         let state = State::Preparing { deadline: now.after(PREPARE_TIMEOUT) };
-        Self { id, state, started: now, said_stopping: false, watchdog: None, slot, failing: false, relief: false }
+        Self {
+            id,
+            state,
+            started: now,
+            said_stopping: false,
+            watchdog: None,
+            slot,
+            failing: false,
+            relief: false,
+            stop_at: None,
+        }
     }
 
     /// Whether it is ready.
@@ -193,7 +206,8 @@ impl Instance {
 
     /// Whether it still has to be told to stop.
     pub(super) fn is_untold(&self) -> bool {
-        matches!(self.state, State::Stopping { told: false, .. })
+        let waits = self.is_ready() && self.stop_at.is_some();
+        waits || matches!(self.state, State::Stopping { told: false, .. })
     }
 
     pub(super) fn handle(&mut self, now: Time, event: InstanceEvent, policy: &Policy, out: &mut Outbox) -> Change {
@@ -442,6 +456,14 @@ impl Instance {
         }
     }
 
+    /// Sees to its end when its turn has come; at once, if it is not ready.
+    pub(super) fn stop_at(&mut self, at: Time, now: Time, policy: &Policy, out: &mut Outbox) {
+        self.stop_at = Some(at);
+        if !self.is_ready() || at <= now {
+            self.stop(now, policy, out);
+        }
+    }
+
     /// Ends it at once.
     pub(super) fn kill(&mut self, now: Time, out: &mut Outbox) {
         let deadline = now.after(KILL_TIMEOUT);
@@ -476,7 +498,7 @@ impl Instance {
             | State::Aborting { deadline }
             | State::Killing { deadline }
             | State::Leftovers { deadline, .. } => Some(deadline),
-            State::Ready { alive_by, .. } => alive_by,
+            State::Ready { alive_by, .. } => alive_by.into_iter().chain(self.stop_at).min(),
         }
     }
 
@@ -503,6 +525,10 @@ impl Instance {
             State::Proving { deadline } => {
                 self.state = State::Proving { deadline: Time(u64::MAX) };
                 Change::NeverReady(Reason::NeverHealthy(deadline.since(self.started)))
+            }
+            State::Ready { .. } if self.stop_at.is_some_and(|at| at <= now) => {
+                self.stop(now, policy, out);
+                Change::None
             }
             State::Ready { .. } => {
                 self.abort(now, out);

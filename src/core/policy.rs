@@ -49,6 +49,9 @@ pub struct Policy {
     pub watchdog: Option<Duration>,
     /// How long a process may take to end after its stop signal.
     pub drain_timeout: Duration,
+    /// Over what span the processes of a generation that was replaced are told to stop, one after the other.
+    #[serde(default)]
+    pub drain_spread: Duration,
     /// How many generations may be on their way out at once before an upgrade is refused.
     pub max_draining: u32,
     /// Delay before the first and the latest restart of a process that dies while serving.

@@ -29,6 +29,7 @@ fn policy() -> Policy {
         soak: Duration::ZERO,
         watchdog: None,
         drain_timeout: secs(30),
+        drain_spread: Duration::ZERO,
         max_draining: 5,
         backoff: Backoff { min: millis(100), max: secs(30) },
         give_up_after: 10,

@@ -44,7 +44,7 @@ fn reserve(limit: u64) -> u64 {
 }
 
 /// Variables that belong to one process and must not reach another (PRIOR-ART: who else sets them).
-const STALE: [&str; 23] = [
+const STALE: [&str; 24] = [
     "LISTEN_FDS",
     "LISTEN_PID",
     "LISTEN_PIDFDID",
@@ -57,6 +57,7 @@ const STALE: [&str; 23] = [
     "ZDSUP_GENERATION",
     "ZDSUP_INSTANCE",
     "ZDSUP_SLOT",
+    DRAIN_SPREAD,
     "ZDSUP_HOOK",
     "ZDSUP_RELEASE",
     "ZDSUP_FROM",
@@ -72,6 +73,9 @@ const STALE: [&str; 23] = [
 
 /// What tells a service that nobody is served by it: `1`.
 const REHEARSAL: &str = "ZDSUP_REHEARSAL";
+
+/// Tells a process over how many microseconds after its stop signal it had better spread the ends of its connections.
+const DRAIN_SPREAD: &str = "ZDSUP_DRAIN_SPREAD_USEC";
 
 /// A pinned release.
 #[derive(Debug)]
@@ -323,8 +327,13 @@ impl Surroundings {
             environment.extend(parse_environment(&text, path)?);
         }
         environment.extend(service.environment.iter().map(|(name, value)| (name.into(), value.into())));
-        // A file could say it too.
+        // A file could say them too.
         environment.remove(OsStr::new(REHEARSAL));
+        environment.remove(OsStr::new(DRAIN_SPREAD));
+        let spread = service.drain.spread_of_one(service.instances);
+        if !spread.is_zero() {
+            environment.insert(DRAIN_SPREAD.into(), spread.as_micros().to_string().into());
+        }
         if self.rehearsal.is_some() {
             environment.insert(REHEARSAL.into(), "1".into());
         }
@@ -426,6 +435,7 @@ pub(super) fn policy(service: &config::Service) -> Policy {
         soak: service.upgrade.soak,
         watchdog: service.watchdog.timeout,
         drain_timeout: service.drain.timeout,
+        drain_spread: service.drain.spread,
         max_draining: service.upgrade.max_draining,
         backoff: Backoff { min: service.restart.backoff_min, max: service.restart.backoff_max },
         give_up_after: service.restart.give_up_after,

@@ -1,10 +1,14 @@
 //! The old generation: it finishes what it has, is watched while it does, and is ended when it does not.
 
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, InstanceState, Verdict};
 
+use crate::support::client::Connection;
 use crate::support::process::{instances_of, is_alive};
 use crate::support::supervisor::generation;
 use crate::support::{Load, Zdsup, eventually};
@@ -98,6 +102,57 @@ fn stop_signal_ignored() {
     assert!(second.iter().all(|pid| !is_alive(*pid)), "{second:?}");
     assert_eq!(instances_of(&z.supervisor.runtime).len(), 1);
     z.end();
+}
+
+/// Row 21: connections that are all closed at once all come back at once. The instances are told one after the other.
+#[test]
+fn reconnect_stampede() {
+    for traffic in ["shared", "steered"] {
+        let z = Zdsup::serving_with(&["serve"], |setup, _| {
+            setup.service = vec![format!("traffic = \"{traffic}\""), "instances = 4".into()];
+            setup.drain = vec!["spread = \"2s\"".into()];
+        });
+        z.wait_for("all of it is ready", |status| status.services[0].generations[0].ready == 4);
+        let mut held: Vec<_> = (0..80).map(|_| z.target().connect().expect("it is bound")).collect();
+        let mut ends: BTreeMap<u32, Vec<Instant>> = BTreeMap::new();
+        let load = Load::start(&z.target());
+        let reload = thread::scope(|scope| {
+            let answerers: Vec<u32> = held.iter_mut().map(answerer).collect();
+            let reload = scope.spawn(|| z.upgrade());
+            let closed = held.into_iter().map(|mut connection| scope.spawn(move || closed_at(&mut connection)));
+            for (instance, end) in answerers.into_iter().zip(closed.collect::<Vec<_>>()) {
+                ends.entry(instance).or_default().push(end.join().expect("it is closed"));
+            }
+            reload.join().expect("it does not panic")
+        });
+        let told = reload.events.iter().filter(|event| event.event == "draining").count();
+        assert_eq!(told, 1, "{reload:?}");
+        let mut first: Vec<Instant> = ends.values().filter_map(|all| all.iter().min().copied()).collect();
+        first.sort();
+        assert!(first.len() > 1, "several instances had connections: {ends:?}");
+        for pair in first.windows(2) {
+            assert!(pair[1] - pair[0] >= Duration::from_millis(450), "{traffic}: {ends:?}");
+        }
+        let tally = load.finish();
+        let other: Vec<_> = tally.failed.keys().filter(|class| !class.starts_with("answer (kept)")).collect();
+        assert!(other.is_empty(), "{tally:?}");
+        z.settled(2);
+        z.end();
+    }
+}
+
+/// Which instance serves a connection.
+fn answerer(connection: &mut Connection) -> u32 {
+    let answer = connection.get("/").expect("it answers").expect("it answers");
+    answer.value("pid").and_then(|pid| pid.parse().ok()).expect("it says who it is")
+}
+
+/// When the other side closes a connection.
+fn closed_at(connection: &mut Connection) -> Instant {
+    let mut rest = Vec::new();
+    // A reset is an end, too.
+    let _ = connection.read_to_end(&mut rest);
+    Instant::now()
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What follows a good service.
-const AFTER: [(&str, &str); 124] = [
+const AFTER: [(&str, &str); 127] = [
     ("a misspelt key", "nise = 5"),
     ("a key with underscores", "working_directory = \"/\""),
     ("a key of another table", "timeout = \"5s\""),
@@ -29,6 +29,15 @@ const AFTER: [(&str, &str); 124] = [
     ("a negative duration", "[service.web.drain]\ntimeout = \"-30s\""),
     ("an endless duration", "[service.web.drain]\ntimeout = \"infinity\""),
     ("no time to drain", "[service.web.drain]\ntimeout = \"0s\""),
+    (
+        "a spread of a replacement a few at a time",
+        "[service.web.upgrade]\nstrategy = \"rolling\"\n[service.web.drain]\nspread = \"5s\"",
+    ),
+    (
+        "a spread that callers wait for",
+        "[service.web.upgrade]\nstrategy = \"stop-start\"\n[service.web.drain]\nspread = \"5s\"",
+    ),
+    ("a spread longer than the drain", "instances = 2\n[service.web.drain]\nspread = \"1m\""),
     ("an unknown signal", "[service.web.drain]\nsignal = \"SIGTREM\""),
     ("a signal that ends nothing", "[service.web.drain]\nsignal = \"SIGSTOP\""),
     ("no address", "[[service.web.listen]]\nname = \"http\""),

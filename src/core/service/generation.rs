@@ -193,12 +193,32 @@ impl Generation {
         out.push(Action::Prepare { instance: id, release: self.release });
     }
 
-    pub(super) fn stop(&mut self, now: Time, out: &mut Outbox) {
-        for seat in &mut self.seats {
-            seat.retry_at = None;
+    /// Tells one process after the other to stop, at equal distances: their clients are not to come back all at once.
+    pub(super) fn stop_in_turn(&mut self, now: Time, out: &mut Outbox) {
+        let ready = u32::try_from(self.instances.values().filter(|instance| instance.is_ready()).count());
+        let distance = self.policy.drain_spread / ready.unwrap_or(u32::MAX).max(1);
+        let mut turn = now;
+        for instance in self.instances.values_mut() {
+            let was_ready = instance.is_ready();
+            instance.stop_at(turn, now, &self.policy, out);
+            if was_ready {
+                turn = turn.after(distance);
+            }
         }
+        self.forget_restarts();
+    }
+
+    /// Tells every process to stop.
+    pub(super) fn stop(&mut self, now: Time, out: &mut Outbox) {
         for instance in self.instances.values_mut() {
             instance.stop(now, &self.policy, out);
+        }
+        self.forget_restarts();
+    }
+
+    fn forget_restarts(&mut self) {
+        for seat in &mut self.seats {
+            seat.retry_at = None;
         }
     }
 

@@ -209,6 +209,10 @@ impl Service {
             if matches!(generation.role, Role::Serving | Role::Standby { .. } | Role::Retreating) {
                 Self::drain(self.id, generation, now, out);
             }
+            if generation.role == Role::Draining {
+                // Nobody is to come back: there is nothing to wait for.
+                generation.stop(now, out);
+            }
         }
         self.settle(out);
     }

@@ -308,7 +308,7 @@ impl Service {
             let step = Step::Draining { generation: generation.number, timeout: generation.policy.drain_timeout };
             out.push(Action::Progress { service, upgrade: generation.upgrade, step });
         }
-        generation.stop(now, out);
+        generation.stop_in_turn(now, out);
     }
 
     /// The verdict, once every instance of the old generation has been told to stop.

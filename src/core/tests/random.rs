@@ -278,8 +278,9 @@ impl Model {
         }
         for earlier in &self.services[&up.service].after {
             let other = &self.services[earlier];
-            let serves = self.is_up(*earlier) || other.gave_up || other.stopping || other.stopped;
-            assert!(serves, "{id} starts before {earlier:?} serves");
+            let hopeless =
+                other.gave_up || other.stopping || other.stopped || (other.leaving && other.serving.is_none());
+            assert!(self.is_up(*earlier) || hopeless, "{id} starts before {earlier:?} serves");
         }
     }
 
@@ -1360,20 +1361,24 @@ fn end() -> impl Strategy<Value = Vec<Op>> {
 fn some_policy() -> impl Strategy<Value = Policy> {
     let watchdog = select(vec![None, None, Some(secs(3)), Some(secs(10))]);
     let hooks = select(vec![vec![], vec![], Hook::ALL.to_vec(), vec![Hook::BeforeStart], vec![Hook::AfterDrain]]);
-    let extras = (some_way(), any::<bool>(), hooks, 0..3_u32);
+    let spread = select(vec![0, 0, 0, 6]);
+    let extras = (some_way(), any::<bool>(), hooks, 0..3_u32, spread);
     (1..4_u32, select(vec![0, 0, 5]), any::<bool>(), 1..4_u32, 0..4_u32, watchdog, extras).prop_map(
-        |(instances, soak, alive, max_draining, give_up_after, watchdog, (strategy, health, present, keep))| Policy {
-            strategy,
-            health,
-            hooks: Hooks { present, timeout: secs(20) },
-            keep_releases: keep,
-            instances,
-            readiness: if alive { Readiness::Alive(secs(1)) } else { Readiness::Reported },
-            soak: secs(soak),
-            watchdog,
-            max_draining,
-            give_up_after,
-            ..policy()
+        |(instances, soak, alive, max_draining, give_up_after, watchdog, (strategy, health, present, keep, spread))| {
+            Policy {
+                strategy,
+                health,
+                hooks: Hooks { present, timeout: secs(20) },
+                keep_releases: keep,
+                drain_spread: secs(spread),
+                instances,
+                readiness: if alive { Readiness::Alive(secs(1)) } else { Readiness::Reported },
+                soak: secs(soak),
+                watchdog,
+                max_draining,
+                give_up_after,
+                ..policy()
+            }
         },
     )
 }

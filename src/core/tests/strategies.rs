@@ -59,6 +59,66 @@ impl Bench {
     }
 }
 
+// ---- all at once ------------------------------------------------------------------------------------------------
+
+fn spread() -> Policy {
+    Policy { instances: 3, drain_spread: secs(30), ..policy() }
+}
+
+/// The second generation has replaced the first.
+fn replaced(policy: Policy) -> Bench {
+    let instances = policy.instances;
+    let mut b = upgrading(policy);
+    for number in 1..=instances {
+        b.ready(2, number);
+    }
+    b.weights_set();
+    b.actions();
+    b
+}
+
+#[test]
+fn a_spread_tells_one_after_the_other() {
+    let mut b = upgrading(spread());
+    for number in 1..=3 {
+        b.ready(2, number);
+    }
+    b.actions();
+    b.weights_set();
+    b.wants(&["stop 1.1"]);
+    b.told(1, 1);
+    b.wants(&[]);
+    b.pass(secs(10));
+    b.wants(&["stop 1.2"]);
+    b.told(1, 2);
+    b.pass(secs(10));
+    b.wants(&["stop 1.3"]);
+    b.told(1, 3);
+    b.wants(&["upgraded 2"]);
+}
+
+#[test]
+fn one_that_ends_by_itself_is_not_waited_for() {
+    let mut b = replaced(spread());
+    b.told(1, 1);
+    b.ends(1, 2, Exit::Code(0));
+    b.pass(secs(20));
+    b.wants(&["sweep 1.2", "stop 1.3"]);
+    b.told(1, 3);
+    b.wants(&["upgraded 2"]);
+}
+
+#[test]
+fn a_stop_spreads_nothing() {
+    let mut b = replaced(spread());
+    b.told(1, 1);
+    b.core.stop(b.now);
+    b.wants(&["stop 1.2", "stop 1.3", "stop 2.1", "stop 2.2", "stop 2.3"]);
+    let mut b = serving(spread());
+    b.core.stop(b.now);
+    b.wants(&["stop 1.1", "stop 1.2", "stop 1.3"]);
+}
+
 // ---- rolling ------------------------------------------------------------------------------------------------------
 
 #[test]
