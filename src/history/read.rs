@@ -6,8 +6,11 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use super::line::{LINE_MAX, Line};
-use super::record::UpgradeRecord;
+use super::record::{Drained, UpgradeRecord};
 
+/// Lines that are remembered until the record of their upgrade comes: that waits for the last answers to its prober,
+/// while the generation that it ended may be gone at once.
+const EARLY_MAX: usize = 256;
 /// How much of the end is looked at first for numbers, bytes.
 const TAIL: u64 = 256 * 1024;
 /// Numbers beyond that are nobody's: JSON cannot carry them everywhere.
@@ -147,40 +150,49 @@ pub struct Wanted {
 pub struct Latest {
     wanted: Wanted,
     records: VecDeque<UpgradeRecord>,
+    /// What came before the record that it belongs to.
+    early: VecDeque<Drained>,
 }
 
 impl Latest {
     /// None so far.
     #[must_use]
     pub fn new(wanted: Wanted) -> Self {
-        Self { wanted, records: VecDeque::new() }
+        Self { wanted, ..Self::default() }
     }
 
     /// Takes the next line. One that comes twice counts once.
     pub fn add(&mut self, line: Line) {
         match line {
-            Line::Upgrade(record) if self.wants(&record) && !self.has(&record) => {
+            Line::Upgrade(mut record) if self.wants(&record) && !self.has(&record) => {
+                self.early.iter().for_each(|drained| record.join(drained));
+                self.early.retain(|drained| !drained.is_of(&record));
                 self.records.push_back(*record);
                 if self.records.len() > self.wanted.limit {
                     self.records.pop_front();
                 }
             }
-            Line::Drained(drained) => {
-                let of = |record: &&mut UpgradeRecord| record.id == drained.id && record.service == drained.service;
-                if let Some(record) = self.records.iter_mut().rev().find(of)
-                    && drained.at >= record.at
-                {
-                    record.drain = Some(record.drain.unwrap_or(0.0).max(drained.duration));
+            Line::Drained(drained) => match self.records.iter_mut().rev().find(|record| drained.is_of(record)) {
+                Some(record) => record.join(&drained),
+                None => {
+                    if self.early.len() >= EARLY_MAX {
+                        self.early.pop_front();
+                    }
+                    self.early.push_back(drained);
                 }
-            }
+            },
             Line::Begun(_) | Line::Upgrade(_) => {}
         }
     }
 
-    /// Newest first.
+    /// Newest first, by their numbers: records are written as they become whole.
     #[must_use]
     pub fn newest_first(self) -> Vec<UpgradeRecord> {
-        self.records.into_iter().rev().collect()
+        let mut records = Vec::from(self.records);
+        // Of the same number, where numbers began anew, the later one first.
+        records.reverse();
+        records.sort_by_key(|record| std::cmp::Reverse(record.id));
+        records
     }
 
     fn wants(&self, record: &UpgradeRecord) -> bool {
@@ -199,5 +211,19 @@ impl UpgradeRecord {
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         self.id == other.id && self.service == other.service && (self.at - other.at).abs() < 1.0
+    }
+
+    /// Takes from a line what is its own.
+    fn join(&mut self, drained: &Drained) {
+        if drained.is_of(self) {
+            self.drain = Some(self.drain.unwrap_or(0.0).max(drained.duration));
+        }
+    }
+}
+
+impl Drained {
+    /// Whether that upgrade ended it.
+    fn is_of(&self, record: &UpgradeRecord) -> bool {
+        self.id == record.id && self.service == record.service && self.at >= record.at
     }
 }

@@ -208,6 +208,21 @@ fn records_are_chosen_and_joined() {
 }
 
 #[test]
+fn a_record_that_is_written_late_loses_nothing_and_stands_where_it_belongs() {
+    let mut latest = Latest::new(Wanted { limit: 10, ..Wanted::default() });
+    let record = |id| Line::Upgrade(Box::new(upgrade(id, id, Verdict::Upgraded)));
+    // One that is never on record keeps no other out.
+    (100..2000).for_each(|id| latest.add(drained(id, 1, 7.0)));
+    // Its prober waits for the last answers, while what it ended is gone, and another upgrade has its verdict.
+    [drained(4, 3, 1.5), record(5), record(4), drained(5, 4, 2.5)].into_iter().for_each(|line| latest.add(line));
+    // Another time's.
+    [drained(7, 6, 9.0), record(8)].into_iter().for_each(|line| latest.add(line));
+    let records = latest.newest_first();
+    let said: Vec<_> = records.iter().map(|record| (record.id, record.drain)).collect();
+    assert_eq!(said, [(8, None), (5, Some(2.5)), (4, Some(1.5))]);
+}
+
+#[test]
 fn figures() {
     let start = UpgradeRecord { kind: Kind::Start, ..upgrade(1, 1, Verdict::Upgraded) };
     let probe = ProbeSummary {

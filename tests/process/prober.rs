@@ -83,6 +83,24 @@ fn a_good_upgrade_has_figures() {
     }
 }
 
+/// The old generation is gone before the last answers have come, so its end is on the disk before the upgrade itself.
+#[test]
+fn what_an_upgrade_has_ended_is_on_record_however_late_the_answers_are() {
+    let z = serving("slow 1500", |setup, _| setup.upgrade.push("soak = \"500ms\"".into()));
+    z.upgrade();
+    z.settled(2);
+    let record = z.record(2);
+    let text = fs::read_to_string(z.place.join("state/history.jsonl")).expect("there is a history");
+    let lines: Vec<&str> = text.lines().filter(|line| line.contains("\"id\":2,")).collect();
+    let place = |what: &str| lines.iter().position(|line| line.contains(what));
+    assert!(place("\"drained\":").is_some_and(|at| Some(at) < place("\"upgrade\":")), "{text}");
+    assert!(record.drain.is_some_and(|drain| drain < 1.5), "{record:?}");
+    let shown = z.supervisor.run(&["history", "web@2"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.lines().any(|line| line.trim_start().starts_with("draining")), "{shown}");
+    z.end();
+}
+
 /// The errors of the record are exactly those that the candidate has answered.
 #[test]
 fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
