@@ -406,7 +406,7 @@ pub struct VerdictStatus {
 /// One line of `GET /v1/upgrades/{id}/events`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UpgradeEvent {
-    /// Its place, from 1, without gaps.
+    /// Its place, from 1. Of a very long story a part is left out: there it rises by more than 1.
     pub seq: u64,
     /// When.
     pub at: f64,

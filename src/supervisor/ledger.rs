@@ -1,6 +1,7 @@
 //! The record of each upgrade, and the story of it, event by event: what the control API shows.
 //!
-//! Bounded: the latest upgrades are kept, and of each so many events; of a service that floods STATUS= only the first, and always the end.
+//! Bounded: the latest upgrades are kept, and of each so many events: of what is only said (STATUS=, checks, output) the first,
+//! of what happens the first and the latest. What the history derives from them is there whatever a service says.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
@@ -21,8 +22,12 @@ use crate::history::{ProbeSummary, UpgradeRecord, kpi};
 const UPGRADES: usize = 32;
 /// Upgrades that a successor is told of.
 const UPGRADES_HANDED_ON: usize = 8;
-/// Events that are remembered of one upgrade, beside the last few.
+/// Events that are remembered of one upgrade, but for those that say something.
 const EVENTS: usize = 256;
+/// As many of the first of them are, whatever happens later.
+const FIRST: usize = EVENTS / 2;
+/// What is said in the course of one upgrade, as far as it is remembered.
+const SAID: usize = 64;
 /// Warnings that are remembered of one upgrade.
 const WARNINGS: usize = 8;
 
@@ -352,7 +357,7 @@ impl Record {
             })
         };
         let rollback = if verdict.verdict == Verdict::RolledBack {
-            Some(story::rollback(moments(), status.generation, duration))
+            story::rollback(moments(), status.generation, duration)
         } else {
             Some(duration).filter(|_| kpi::is_rollback(status.kind) && verdict.verdict == Verdict::Upgraded)
         };
@@ -385,23 +390,29 @@ impl Record {
     }
 
     fn push(&mut self, now: Time, news: News, concludes: bool) {
-        let is_last = concludes || news.event == "drained";
-        if !is_last && self.events.len() >= EVENTS {
-            return;
-        }
         let seq = self.events.back().map_or(0, |last| last.seq) + 1;
         let (event, message, generation) = (news.event, news.message.into_boxed_str(), news.generation);
+        let event = Event { seq, wall: wall(), at: now, event: event.into(), message, generation, concludes };
+        if !self.make_room(&event) {
+            return;
+        }
         self.written.take();
-        self.events.push_back(Event {
-            seq,
-            wall: wall(),
-            at: now,
-            event: event.into(),
-            message,
-            generation,
-            concludes,
-        });
+        self.events.push_back(event);
         self.changed.send_replace(seq);
+    }
+
+    /// Whether there is room for one more event; where need be, one that matters less gives way.
+    fn make_room(&mut self, event: &Event) -> bool {
+        if event.is_said() {
+            return self.events.iter().filter(|event| event.is_said()).count() < SAID;
+        }
+        let happened = self.events.iter().enumerate().filter(|(_, event)| !event.is_said());
+        if happened.clone().count() >= EVENTS {
+            // Where there is none, those that stay are as few as there are generations.
+            let middle = happened.skip(FIRST).find(|(_, event)| !event.is_kept()).map(|(at, _)| at);
+            middle.and_then(|at| self.events.remove(at));
+        }
+        true
     }
 
     fn tell(&self, event: &Event) -> UpgradeEvent {
@@ -416,6 +427,18 @@ impl Record {
             generation: event.generation.map(|generation| generation.0),
             verdict: self.status.verdict.clone().filter(|_| event.concludes).map(Box::new),
         }
+    }
+}
+
+impl Event {
+    /// Whether it tells what somebody says, and nothing has happened: there may be any number of these.
+    fn is_said(&self) -> bool {
+        matches!(&*self.event, "status" | "check" | "output")
+    }
+
+    /// Whether what comes later is measured from it, or somebody waits for it.
+    fn is_kept(&self) -> bool {
+        self.concludes || matches!(&*self.event, "pinning" | "draining" | "drained")
     }
 }
 
@@ -444,3 +467,6 @@ fn is_stage(event: &str) -> bool {
 fn wall() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
+
+#[cfg(test)]
+mod tests;

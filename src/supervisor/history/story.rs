@@ -65,14 +65,18 @@ pub(in crate::supervisor) fn phases<'a>(moments: impl Iterator<Item = Moment<'a>
     phases
 }
 
-/// How long the traffic took to be back after something had gone wrong with a candidate that was ready.
+/// How long the traffic took to be back after something had gone wrong with a candidate that was ready, or after a release
+/// that had made way for it began to come back; `None` where the story has neither.
 pub(in crate::supervisor) fn rollback<'a>(
     moments: impl Iterator<Item = Moment<'a>>,
     candidate: Option<u64>,
     end: f64,
-) -> f64 {
+) -> Option<f64> {
     let of_candidate = |moment: &Moment<'_>| moment.generation.is_none() || moment.generation == candidate;
-    let after_ready = moments.skip_while(|moment| moment.event != "ready").filter(of_candidate);
-    let trouble = after_ready.filter(|moment| moment.is_trouble() && moment.at <= end).map(|moment| moment.at).next();
-    trouble.map_or(0.0, |at| end - at)
+    let mut was_ready = false;
+    let mut trouble = moments.take_while(|moment| moment.at <= end).filter(|moment| {
+        was_ready |= moment.event == "ready";
+        moment.event == "returning" || (was_ready && moment.is_trouble() && of_candidate(moment))
+    });
+    trouble.next().map(|moment| end - moment.at)
 }

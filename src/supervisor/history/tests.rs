@@ -39,8 +39,18 @@ fn phases_follow_the_steps_whatever_they_are_called() {
     ]
     .map(|(name, start, duration)| (name.to_owned(), start, duration));
     assert_eq!(phases, expected);
-    assert_eq!(rollback(story.iter().copied(), Some(2), 4.0), 0.5);
-    assert_eq!(rollback(story.iter().copied(), Some(3), 4.0), 0.0);
+    assert_eq!(rollback(story.iter().copied(), Some(2), 4.0), Some(0.5));
+    assert_eq!(rollback(story.iter().copied(), Some(3), 4.0), None);
+}
+
+#[test]
+fn the_time_back_is_counted_from_what_went_wrong() {
+    let back = |events: &[(&'static str, f64)], candidate| rollback(moments(events).into_iter(), Some(candidate), 9.0);
+    // Nobody was served by it before it was ready.
+    assert_eq!(back(&[("exited", 1.0), ("ready", 2.0), ("over-budget", 8.0), ("returning", 8.5)], 2), Some(1.0));
+    // What made way for one that was never ready comes back, and is another generation than that.
+    assert_eq!(back(&[("spawned", 1.0), ("exited", 2.0), ("returning", 3.0)], 3), Some(6.0));
+    assert_eq!(back(&[("ready", 2.0), ("exited", 9.5)], 2), None);
 }
 
 fn begun(generation: u64) -> Line {
