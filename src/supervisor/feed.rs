@@ -121,10 +121,25 @@ impl Supervisor {
         });
     }
 
-    /// Something else about an upgrade.
-    pub(super) fn tell_of_upgrade(&mut self, service: ServiceId, id: UpgradeId, event: &str, message: &str) {
+    /// Something else about an upgrade: for whoever follows that one, and for whoever follows everything.
+    pub(super) fn tell_of_upgrade(&mut self, service: ServiceId, id: UpgradeId, news: News) {
+        self.feed_of_upgrade(service, id, &news);
+        let now = self.now();
+        self.ledger.tell(id, now, news);
+    }
+
+    /// What goes wrong behind its verdict, or beside it, likewise.
+    pub(super) fn warn_of_upgrade(&mut self, service: ServiceId, id: UpgradeId, news: News) {
+        self.feed_of_upgrade(service, id, &news);
+        let now = self.now();
+        self.ledger.warn(id, now, news);
+    }
+
+    fn feed_of_upgrade(&mut self, service: ServiceId, id: UpgradeId, news: &News) {
         let name = self.services.get(&service).map(|service| service.name.as_str());
-        self.feed.tell(&Told { event, message, service: name, upgrade: Some(id.0), ..Told::default() });
+        let (event, message) = (news.event, news.message.as_str());
+        let (generation, upgrade) = (news.generation.map(|generation| generation.0), Some(id.0));
+        self.feed.tell(&Told { event, message, service: name, generation, upgrade, verdict: None });
     }
 }
 

@@ -335,12 +335,10 @@ impl Supervisor {
             return self.tell_core(Event::HookDone { service, generation, hook, result });
         }
         let Err(error) = result else { return };
-        let now = self.now();
         let message = Reason::Hook { hook, error }.to_string();
         tracing::warn!(service = self.name_of(service), generation = generation.0, "{message}");
         if let Some(upgrade) = upgrade {
-            self.tell_of_upgrade(service, upgrade, "warning", &message);
-            self.ledger.warn(upgrade, now, News { event: "warning", message, generation: Some(generation) });
+            self.warn_of_upgrade(service, upgrade, News { event: "warning", message, generation: Some(generation) });
         }
         self.survival.stale = true;
     }

@@ -96,7 +96,7 @@ impl Supervisor {
         if waits {
             prober.pinned = Some(result);
             tracing::info!(service = self.name_of(id), upgrade = upgrade.0, "{told}");
-            self.ledger.tell(upgrade, now, News { event: "probing", message: told, generation: None });
+            self.tell_of_upgrade(id, upgrade, News { event: "probing", message: told, generation: None });
             return None;
         }
         prober.account.lock().enter();
@@ -165,14 +165,13 @@ impl Supervisor {
 
     /// What clients are answered is not good enough. The machine knows whether the candidate can be to blame.
     pub(super) fn on_condemned(&mut self, upgrade: UpgradeId, reason: String) {
-        let now = self.now();
         let Some(service) = self.probing.get(&upgrade).map(|prober| prober.service) else { return };
         let candidate = |this: &Self| this.core.services().get(&service)?.candidate().map(|one| one.number);
         let Some(generation) = candidate(self) else { return };
         self.tell_core(Event::Condemned { upgrade, reason: reason.clone() });
         if candidate(self).is_none() {
             let news = News { event: "over-budget", message: reason, generation: Some(generation) };
-            self.ledger.tell(upgrade, now, news);
+            self.tell_of_upgrade(service, upgrade, news);
         }
     }
 

@@ -131,18 +131,18 @@ impl Supervisor {
     fn tell_of_start(&mut self, service: ServiceId, id: UpgradeId) {
         let earlier = self.core.after(service).into_iter().flatten().map(|id| self.name_of(*id).to_owned());
         let message = format!("it starts once {} serves", earlier.collect::<Vec<_>>().join(", and "));
-        let now = self.now();
         tracing::info!(service = self.name_of(service), "{message}");
-        self.tell_of_upgrade(service, id, "queued", &message);
-        self.ledger.tell(id, now, News { event: "queued", message, generation: None });
+        self.tell_of_upgrade(service, id, News { event: "queued", message, generation: None });
     }
 
     fn tell_of_queue(&mut self, service: ServiceId, kind: Kind, id: UpgradeId) {
-        let (now, name) = (self.now(), self.name_of(service));
-        tracing::info!(service = name, upgrade = id.0, "{kind} requested during an upgrade: it is the next");
+        tracing::info!(
+            service = self.name_of(service),
+            upgrade = id.0,
+            "{kind} requested during an upgrade: it is the next"
+        );
         let message = "waiting for the upgrade in flight to end".to_owned();
-        self.tell_of_upgrade(service, id, "queued", &message);
-        self.ledger.tell(id, now, News { event: "queued", message, generation: None });
+        self.tell_of_upgrade(service, id, News { event: "queued", message, generation: None });
     }
 
     fn on_upgrade_request(&mut self, request: UpgradeRequest, uid: u32, reply: Reply) {
@@ -218,8 +218,7 @@ impl Supervisor {
         let number = generation.map(|generation| generation.0);
         let message = format!("promoted by user {uid}: {what}");
         tracing::info!(service = name, generation = number, upgrade = upgrade.0, "{message}");
-        self.tell_of_upgrade(service, upgrade, "promoted", &message);
-        self.ledger.tell(upgrade, now, News { event: "promoted", message, generation });
+        self.tell_of_upgrade(service, upgrade, News { event: "promoted", message, generation });
         let subject = number.map_or_else(|| name.clone(), |number| format!("{name}@{number}"));
         Ok(Done { message: format!("{subject} is promoted: {what}") })
     }

@@ -234,9 +234,7 @@ impl Supervisor {
     pub(super) fn tell_of_turn(&mut self, service: ServiceId, id: UpgradeId, before: (ServiceId, UpgradeId)) {
         let (earlier, upgrade) = before;
         let message = format!("its turn comes after upgrade #{upgrade} of {}", self.name_of(earlier));
-        let now = self.now();
         tracing::debug!(service = self.name_of(service), upgrade = id.0, "{message}");
-        self.tell_of_upgrade(service, id, "queued", &message);
-        self.ledger.tell(id, now, News { event: "queued", message, generation: None });
+        self.tell_of_upgrade(service, id, News { event: "queued", message, generation: None });
     }
 }

@@ -95,6 +95,26 @@ fn events_go_on_across_upgrades_crashes_and_supervisors() {
 }
 
 #[test]
+fn what_operators_do_to_an_upgrade_is_told() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.service.push("traffic = \"steered\"".into());
+        setup.upgrade.push("strategy = \"canary\"\ncanary = { steps = [{ weight = 20 }], manual = true }".into());
+    });
+    let mut events = Followed::start(&z);
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    events.until("awaiting-promotion", Some(2));
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    assert_eq!(events.until("queued", None).upgrade, Some(3));
+    assert!(z.supervisor.run(&["promote", "--full"]).status.success());
+    assert_eq!(events.until("promoted", Some(2)).upgrade, Some(2));
+    events.until("awaiting-promotion", Some(3));
+    assert!(z.supervisor.run(&["abort"]).status.success());
+    events.until("verdict", Some(3));
+    z.settled(2);
+    z.end();
+}
+
+#[test]
 fn events_that_are_remembered_are_shown_and_that_is_all() {
     let z = Zdsup::serving(&["serve"]);
     z.upgrade();

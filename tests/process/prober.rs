@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{HistoryPage, ProbeSummary, UpgradeRecord, Verdict};
+use zdsup::control::types::{HistoryPage, ProbeSummary, SupervisorEvent, UpgradeRecord, Verdict};
 
 use crate::support::{Place, Setup, Zdsup, eventually, process};
 
@@ -110,6 +110,13 @@ fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
     });
     let reload = z.reload(&[]).is(Verdict::RolledBack).because("probe requests failed (").still_serving(1);
     assert!(reload.events.iter().any(|event| event.event == "over-budget"), "{reload:?}");
+    let feed = z.supervisor.run(&["events", "--json"]);
+    let feed = String::from_utf8(feed.stdout).expect("text");
+    let feed: Vec<SupervisorEvent> = feed.lines().map(|line| serde_json::from_str(line).expect("an event")).collect();
+    for (event, generation) in [("probing", None), ("over-budget", Some(2))] {
+        let told = feed.iter().find(|told| told.event == event).unwrap_or_else(|| panic!("no {event}: {feed:?}"));
+        assert_eq!((told.upgrade, told.generation), (Some(2), generation), "{told:?}");
+    }
     let reason = reload.verdict().and_then(|verdict| verdict.reason.clone()).expect("a reason");
     assert!(reason.contains("at most 1 % may; the last one: status 500"), "{reason}");
     let ProbeSummary { inside, before, errors, .. } = z.probe(2);
