@@ -192,6 +192,7 @@ fn every_field_of_every_type_is_described() {
         from: Some(3),
         requested_at: 1.5,
         duration: 2.5,
+        ended_at: Some(1.5),
         takes_back: Some(5),
         verdict: Some(verdict.clone()),
         drained: true,
@@ -201,6 +202,7 @@ fn every_field_of_every_type_is_described() {
     let no_upgrade = UpgradeStatus {
         generation: None,
         from: None,
+        ended_at: None,
         takes_back: None,
         verdict: None,
         requested_by: vec![],

@@ -272,9 +272,9 @@ pub struct ListenerStatus {
     pub name: String,
     /// Its address as bound.
     pub address: String,
-    /// Connections that wait to be accepted.
+    /// Connections that wait to be accepted; with steered traffic, in the queues of all processes.
     pub queue: Option<u32>,
-    /// How many may.
+    /// How many may, likewise.
     pub backlog: Option<u32>,
     /// Where it came from: `bound` or `inherited` (from systemd).
     pub origin: String,
@@ -364,6 +364,9 @@ pub struct UpgradeStatus {
     pub requested_at: f64,
     /// From its beginning to its verdict, or to now, seconds.
     pub duration: f64,
+    /// When it had its verdict.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<f64>,
     /// The upgrade that it takes back, since another of the same request failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub takes_back: Option<u64>,

@@ -96,7 +96,10 @@ impl Ledger {
             let entry: RecordEntry<'_> = serde_json::from_str(text.get())?;
             let events = entry.events.into_owned();
             let changed = watch::Sender::new(events.back().map_or(0, |last| last.seq));
-            let status = entry.status.into_owned();
+            let mut status = entry.status.into_owned();
+            // Not said by a predecessor that was older.
+            let verdict = || events.iter().find(|event| event.concludes).map(|event| event.wall);
+            status.ended_at = status.ended_at.or_else(verdict);
             let (began, concluded, written) = (entry.began, entry.concluded, OnceCell::new());
             let given_up = entry.given_up.map(Cow::into_owned);
             Ok((id, Record { status, began, concluded, events, changed, given_up, written }))
@@ -144,6 +147,7 @@ impl Ledger {
             from: from.map(|from| from.0),
             requested_at: wall(),
             duration: 0.0,
+            ended_at: None,
             takes_back: None,
             verdict: None,
             drained: false,
@@ -222,6 +226,7 @@ impl Ledger {
         let Some(record) = self.0.get_mut(&id) else { return };
         record.status.drained |= drained;
         record.status.step = "done".into();
+        record.status.ended_at = Some(wall());
         record.concluded = Some(now);
         record.status.verdict = Some(verdict);
         record.push(now, news, true);

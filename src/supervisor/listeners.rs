@@ -40,6 +40,17 @@ pub(super) struct Socket {
     pub(super) slots: Option<Slots>,
 }
 
+/// What waits to be accepted at a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Queues {
+    /// Connections that wait, in all of its queues.
+    pub(super) queued: u32,
+    /// How many may.
+    pub(super) backlog: u32,
+    /// How full the fullest of the queues is, from 0 to 1; over 1 where the kernel has let one more in.
+    pub(super) fullest: f64,
+}
+
 /// Where a listener came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -80,6 +91,11 @@ impl Socket {
     /// All of them: it alone, unless traffic is steered.
     pub(super) fn all(self: &Arc<Self>) -> Vec<Arc<Self>> {
         self.slots.as_ref().map_or_else(|| vec![Arc::clone(self)], Slots::sockets)
+    }
+
+    /// What waits in its queues; `None` where it has none, or they cannot be known.
+    pub(super) fn queues(self: &Arc<Self>) -> Option<Queues> {
+        Queues::sum(self.all().iter().filter_map(|socket| socket.bound.queue()))
     }
 
     /// Whether a shutdown(2) of it can be mended: by listening again, or by another socket at its address. A UDP socket
@@ -234,6 +250,22 @@ pub(super) struct Opened {
     pub(super) changes: Vec<Change>,
 }
 
+impl Queues {
+    /// All of them together; each has so many that wait, of so many that may.
+    fn sum(queues: impl Iterator<Item = (u32, u32)>) -> Option<Self> {
+        queues.fold(None, |sum: Option<Self>, (queued, backlog)| {
+            let sum = sum.unwrap_or_default();
+            // A backlog of 0 still lets one wait.
+            let fullness = f64::from(queued) / f64::from(backlog.max(1));
+            Some(Self {
+                queued: sum.queued.saturating_add(queued),
+                backlog: sum.backlog.saturating_add(backlog),
+                fullest: sum.fullest.max(fullness),
+            })
+        })
+    }
+}
+
 /// The options of a socket that is in use.
 #[derive(Debug)]
 pub(super) struct Change {
@@ -361,4 +393,16 @@ fn options(listen: &config::Listen) -> Result<Options, Reason> {
         uid,
         gid,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_full_queue_among_several_is_seen() {
+        let queues = Queues::sum([(0, 128), (128, 128), (3, 128)].into_iter());
+        assert_eq!(queues, Some(Queues { queued: 131, backlog: 384, fullest: 1.0 }));
+        assert_eq!(Queues::sum([].into_iter()), None);
+    }
 }

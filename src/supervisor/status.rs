@@ -317,10 +317,9 @@ pub(super) fn complete(snapshot: Snapshot) -> Status {
     }
     for (service, sockets) in status.services.iter_mut().zip(&sockets) {
         for (listener, socket) in service.listeners.iter_mut().zip(sockets) {
-            for (queued, backlog) in socket.all().iter().filter_map(|socket| socket.bound.queue()) {
-                listener.queue = Some(listener.queue.unwrap_or(0) + queued);
-                listener.backlog = Some(backlog);
-            }
+            let queues = socket.queues();
+            listener.queue = queues.map(|queues| queues.queued);
+            listener.backlog = queues.map(|queues| queues.backlog);
         }
     }
     status

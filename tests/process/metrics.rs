@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::Verdict;
+use zdsup::control::types::{HistoryPage, Status, Verdict};
 
 use crate::support::client::{self, Answer, Connection};
 use crate::support::{Zdsup, eventually, process, skip};
@@ -112,6 +112,52 @@ fn metrics_are_well_formed_and_right() {
     }
     promtool(&after.text);
     z.release(&["serve"]);
+    z.end();
+}
+
+/// Each process has queues of its own. One that does not accept is seen, whichever it is.
+#[test]
+fn queues_of_every_slot_are_counted() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.service = vec!["traffic = \"steered\"".into(), "instances = 3".into()];
+    });
+    let ready = |status: &Status| status.services[0].generations[0].ready == 3;
+    let status = z.wait_for("all of it is ready", ready);
+    let instances = &status.services[0].generations[0].instances;
+    instances.iter().for_each(|one| process::freeze(one.pid.expect("it runs")));
+    const CALLERS: usize = 60;
+    let callers: Vec<Connection> = (0..CALLERS).map(|_| Connection::tcp(z.address()).expect("there is room")).collect();
+    let figures = Metrics::of(&z);
+    let of = |what: &str| figures.value(&format!("zdsup_listener_{what}{{service=\"web\",listener=\"http\"}}"));
+    assert_eq!(of("queue_length"), CALLERS as f64, "{}", figures.text);
+    let listener = &z.status().services[0].listeners[0];
+    assert_eq!((listener.queue, listener.backlog.map(f64::from)), (Some(CALLERS as u32), Some(of("backlog"))));
+    let mean = of("queue_length") / of("backlog");
+    assert!(of("fullest_queue_ratio") >= mean && of("fullest_queue_ratio") < 1.0, "{}", figures.text);
+    drop(callers);
+    instances.iter().for_each(|one| process::kill(one.pid.expect("it runs"), Signal::SIGCONT));
+    z.end();
+}
+
+/// When an upgrade ended does not depend on how long it waited for its turn.
+#[test]
+fn the_time_of_the_latest_upgrade_is_that_of_its_verdict() {
+    let mut z = Zdsup::serving(&["serve"]);
+    let gate = z.place.join("gate");
+    z.release(&["serve", "--gate", &gate.display().to_string()]);
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    z.wait_for("it is in flight", |status| status.services[0].upgrade.is_some());
+    // This one waits for it.
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    std::fs::write(gate, "").expect("a file can be written");
+    z.settled(3);
+    let history = z.supervisor.run(&["history", "web@3", "--json"]);
+    let history: HistoryPage = serde_json::from_slice(&history.stdout).expect("a history");
+    let ended = history.upgrades[0].at + history.upgrades[0].duration;
+    let said = Metrics::of(&z).value("zdsup_last_upgrade_timestamp_seconds{service=\"web\"}");
+    assert!((said - ended).abs() < 0.05, "{said}, and it was {ended}");
+    let last = z.status().services[0].last_upgrade.clone().expect("there was one");
+    assert_eq!(last.ended_at, Some(said));
     z.end();
 }
 

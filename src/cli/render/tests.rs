@@ -77,6 +77,7 @@ fn upgrade(id: u64, step: &str, verdict: Option<VerdictStatus>) -> UpgradeStatus
         from: Some(3),
         requested_at: 1_000.0,
         duration: 1.75,
+        ended_at: None,
         takes_back: None,
         verdict,
         drained: false,

@@ -168,6 +168,7 @@ fn upgrade(story: &Story) -> UpgradeStatus {
         from: Some(1),
         requested_at: 0.0,
         duration: 0.0,
+        ended_at: None,
         takes_back: None,
         verdict: story.finished.then(verdict),
         drained: story.finished,

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use super::super::history::wall;
-use super::super::listeners::Socket;
+use super::super::listeners::{Queues, Socket};
 use super::counters::{Counters, OfService};
 use super::exposition::{Exposition, Samples};
 use super::table::{self, Metric};
@@ -80,9 +80,7 @@ impl Facts {
         spread(out.metric(&table::UPGRADE), |of| &of.upgrade);
         spread(out.metric(&table::ROLLBACK), |of| &of.rollback);
         spread(out.metric(&table::DRAIN), |of| &of.drain);
-        self.of_each(out, &table::LAST_TIME, |service| {
-            service.last_upgrade.as_ref().map(|last| last.requested_at + last.duration)
-        });
+        self.of_each(out, &table::LAST_TIME, |service| service.last_upgrade.as_ref().and_then(|last| last.ended_at));
         self.of_each(out, &table::LAST_SUCCESS, |service| {
             let verdict = service.last_upgrade.as_ref()?.verdict.as_ref()?;
             Some(flag(verdict.verdict == Verdict::Upgraded))
@@ -94,13 +92,17 @@ impl Facts {
             .each()
             .zip(&self.sockets)
             .flat_map(|(service, sockets)| service.listeners.iter().zip(sockets).map(move |one| (service, one)))
-            .filter_map(|(service, (listener, socket))| Some((&service.name, &listener.name, socket.bound.queue()?)))
+            .filter_map(|(service, (listener, socket))| Some((&service.name, &listener.name, socket.queues()?)))
             .collect();
-        for (metric, pick) in [(&table::QUEUE, (|queue: (u32, u32)| queue.0) as fn(_) -> _), (&table::BACKLOG, |q| q.1)]
-        {
+        let figures: [(&'static Metric, fn(&Queues) -> f64); 3] = [
+            (&table::QUEUE, |queues| f64::from(queues.queued)),
+            (&table::BACKLOG, |queues| f64::from(queues.backlog)),
+            (&table::FULLEST, |queues| queues.fullest),
+        ];
+        for (metric, pick) in figures {
             let mut samples = out.metric(metric);
-            for (service, listener, queue) in &queues {
-                samples.add(&[("service", service), ("listener", listener)], f64::from(pick(*queue)));
+            for (service, listener, queues) in &queues {
+                samples.add(&[("service", service), ("listener", listener)], pick(queues));
             }
         }
     }

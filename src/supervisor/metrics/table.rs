@@ -52,6 +52,7 @@ metrics! {
     LAST_SUCCESS Gauge "zdsup_last_upgrade_success" "1 where that verdict was `upgraded`.";
     QUEUE Gauge "zdsup_listener_queue_length" "Connections that wait to be accepted.";
     BACKLOG Gauge "zdsup_listener_backlog" "How many may wait.";
+    FULLEST Gauge "zdsup_listener_fullest_queue_ratio" "How full the fullest of its queues is, from 0 to 1: with steered traffic each process has one.";
     OVERFLOWS Counter "zdsup_host_listen_overflows" "Connections that found a full accept queue, at any TCP listener of this network namespace.";
     DROPS Counter "zdsup_host_listen_drops" "Connections that were dropped before they could be accepted, likewise.";
 }
