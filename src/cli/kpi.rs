@@ -1,7 +1,7 @@
 //! `zdsup kpi`.
 
 use std::io;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Args;
 
@@ -12,6 +12,7 @@ use super::{Global, render, timeout};
 use crate::control::locate::is_name;
 use crate::exit::Exit;
 use crate::history::Figures;
+use crate::sys::clock;
 
 #[derive(Debug, Args)]
 pub(super) struct KpiArgs {
@@ -38,9 +39,7 @@ pub(super) fn run(global: &Global, args: &KpiArgs) -> Result<Exit, Failure> {
         global,
         async |client| client.kpi(&format!("since={since}{service}")).await,
         |path| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let from = now.saturating_sub(args.since).as_secs_f64();
-            let mut figures = Figures::new(args.service.clone(), from);
+            let mut figures = Figures::new(args.service.clone(), clock::wall() - args.since.as_secs_f64());
             let skipped = lines(path, |line| figures.add(&line))?;
             Ok(figures.kpi(args.since.as_secs_f64(), skipped))
         },

@@ -130,7 +130,7 @@ impl Figures {
             self.requests = self.requests.saturating_add(probe.inside.requests);
             self.errors = self.errors.saturating_add(probe.inside.errors);
         }
-        if record.kind == Kind::Start || is_rollback(record.kind) {
+        if record.kind == Kind::Start || record.kind == Kind::Rollback {
             return;
         }
         let verdict = match record.verdict {
@@ -158,11 +158,6 @@ impl Figures {
         self.seen.push(line);
         false
     }
-}
-
-/// Whether an upgrade goes back to a former release.
-pub(crate) fn is_rollback(kind: Kind) -> bool {
-    kind.to_string() == "rollback"
 }
 
 impl Spread {

@@ -20,6 +20,16 @@ pub struct UpgradeRecord {
     /// The executable of the candidate.
     #[serde(default)]
     pub release: Option<String>,
+    /// Its arguments, the program's name first. Of very long ones only the beginning, which then ends with `…`.
+    #[serde(default)]
+    pub argv: Vec<String>,
+    /// The directory that it was started in, every symlink resolved.
+    #[serde(default)]
+    pub directory: Option<String>,
+    /// The same wherever the same was run: of the executable (which file, its size, when it was modified), arguments,
+    /// environment, directory, user, and the config of the service. 32 hexadecimal digits.
+    #[serde(default)]
+    pub digest: Option<String>,
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     #[serde(default)]
     pub requested_by: Vec<u32>,

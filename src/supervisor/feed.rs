@@ -7,12 +7,12 @@ use std::collections::VecDeque;
 
 use tokio::sync::watch;
 
-use super::history::wall;
 use super::ledger::News;
 use super::{Supervisor, story};
 use crate::control::server::{EventsPage, FeedLine};
 use crate::control::types::{SupervisorEvent, VerdictStatus};
 use crate::core::{Generation, ServiceId, Step, UpgradeId};
+use crate::sys::clock;
 
 /// As much is kept, bytes.
 const KEPT: usize = 128 * 1024;
@@ -39,7 +39,7 @@ pub(super) struct Told<'a> {
 
 impl Feed {
     pub(super) fn new() -> Self {
-        let last = (wall() * 1000.0) as u64;
+        let last = (clock::wall() * 1000.0) as u64;
         Self { lines: VecDeque::new(), bytes: 0, last, changed: watch::Sender::new(last) }
     }
 
@@ -48,7 +48,7 @@ impl Feed {
         let seq = self.last + 1;
         let event = SupervisorEvent {
             seq,
-            at: wall(),
+            at: clock::wall(),
             event: told.event.to_owned(),
             message: told.message.to_owned(),
             service: told.service.map(str::to_owned),

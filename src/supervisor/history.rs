@@ -23,7 +23,6 @@ use crate::history::{FILE, Line, file, read};
 use crate::sys::describe;
 
 pub(super) use answer::{history, kpi};
-pub(super) use notes::wall;
 
 /// Lines that may wait for the disk.
 const WAITING_MAX: usize = 256;

@@ -6,7 +6,6 @@
 use std::borrow::Cow;
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -16,7 +15,8 @@ use super::history::story::{self, Moment};
 use crate::control::server::EventsPage;
 use crate::control::types::{UpgradeEvent, UpgradeStatus, VerdictStatus};
 use crate::core::{Generation, Kind, Step, Time, UpgradeId, Verdict};
-use crate::history::{ProbeSummary, UpgradeRecord, kpi};
+use crate::history::{ProbeSummary, UpgradeRecord};
+use crate::sys::clock;
 
 /// Upgrades that are remembered.
 const UPGRADES: usize = 32;
@@ -96,10 +96,7 @@ impl Ledger {
             let entry: RecordEntry<'_> = serde_json::from_str(text.get())?;
             let events = entry.events.into_owned();
             let changed = watch::Sender::new(events.back().map_or(0, |last| last.seq));
-            let mut status = entry.status.into_owned();
-            // Not said by a predecessor that was older.
-            let verdict = || events.iter().find(|event| event.concludes).map(|event| event.wall);
-            status.ended_at = status.ended_at.or_else(verdict);
+            let status = entry.status.into_owned();
             let (began, concluded, written) = (entry.began, entry.concluded, OnceCell::new());
             let given_up = entry.given_up.map(Cow::into_owned);
             Ok((id, Record { status, began, concluded, events, changed, given_up, written }))
@@ -145,7 +142,7 @@ impl Ledger {
             step: "queued".into(),
             generation: None,
             from: from.map(|from| from.0),
-            requested_at: wall(),
+            requested_at: clock::wall(),
             duration: 0.0,
             ended_at: None,
             takes_back: None,
@@ -226,7 +223,6 @@ impl Ledger {
         let Some(record) = self.0.get_mut(&id) else { return };
         record.status.drained |= drained;
         record.status.step = "done".into();
-        record.status.ended_at = Some(wall());
         record.concluded = Some(now);
         record.status.verdict = Some(verdict);
         record.push(now, news, true);
@@ -364,7 +360,7 @@ impl Record {
         let rollback = if verdict.verdict == Verdict::RolledBack {
             story::rollback(moments(), status.generation, duration)
         } else {
-            Some(duration).filter(|_| kpi::is_rollback(status.kind) && verdict.verdict == Verdict::Upgraded)
+            Some(duration).filter(|_| status.kind == Kind::Rollback && verdict.verdict == Verdict::Upgraded)
         };
         let began = self.events.iter().find(|event| event.event == "pinning");
         Some(UpgradeRecord {
@@ -374,6 +370,9 @@ impl Record {
             generation: status.generation,
             from: status.from,
             release: None,
+            argv: Vec::new(),
+            directory: None,
+            digest: None,
             requested_by: status.requested_by.clone(),
             at: began.map_or(status.requested_at, |event| event.wall),
             duration,
@@ -391,13 +390,14 @@ impl Record {
     fn status_at(&self, now: Time) -> UpgradeStatus {
         let mut status = self.status.clone();
         status.duration = self.concluded.unwrap_or(now).since(self.began).as_secs_f64();
+        status.ended_at = self.events.iter().find(|event| event.concludes).map(|event| event.wall);
         status
     }
 
     fn push(&mut self, now: Time, news: News, concludes: bool) {
         let seq = self.events.back().map_or(0, |last| last.seq) + 1;
         let (event, message, generation) = (news.event, news.message.into_boxed_str(), news.generation);
-        let event = Event { seq, wall: wall(), at: now, event: event.into(), message, generation, concludes };
+        let event = Event { seq, wall: clock::wall(), at: now, event: event.into(), message, generation, concludes };
         if !self.make_room(&event) {
             return;
         }
@@ -467,10 +467,6 @@ fn is_stage(event: &str) -> bool {
             | "draining"
             | "returning"
     )
-}
-
-fn wall() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ mod facts;
 mod table;
 
 pub(super) use counters::Counters;
-pub(super) use facts::{Facts, counter, holding};
+pub(super) use facts::{Facts, holding};
 
 #[cfg(test)]
 mod tests;

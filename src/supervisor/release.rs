@@ -2,6 +2,8 @@
 //!
 //! Pinning blocks (disks, name servers, user databases), so it is done off the loop, and touches nothing that runs.
 
+mod digest;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;

@@ -21,6 +21,7 @@ pub mod fd;
 pub mod fdwatch;
 pub mod limits;
 pub(crate) mod message;
+pub mod netstat;
 pub mod notify;
 pub mod peer;
 pub mod pidfd;

@@ -73,6 +73,47 @@ fn history_outlives_the_supervisor_and_numbers_go_on() {
     z.end();
 }
 
+/// What was run is on record: the same digest wherever it was the same, and another for whatever makes a difference.
+#[test]
+fn releases_are_told_apart_although_their_program_is_the_same() {
+    let mut z = Zdsup::serving_with(&["serve"], |setup, place| {
+        for release in ["a", "b"] {
+            fs::create_dir(place.join(release)).expect("a directory can be made");
+        }
+        std::os::unix::fs::symlink("a", place.join("current")).expect("a link can be made");
+        setup.service.push(format!("working-directory = \"{}\"", place.join("current").display()));
+    });
+    // The same, twice.
+    z.upgrade();
+    assert_eq!(z.supervisor.upgrade("restart", &[]).is(Verdict::Upgraded).code, 0);
+    // A deployment, another argument, another config; and back to the one before the last.
+    fs::remove_file(z.place.join("current")).expect("a link can be removed");
+    std::os::unix::fs::symlink("b", z.place.join("current")).expect("a link can be made");
+    z.upgrade();
+    z.release(&["serve", "--lame-duck", "100"]);
+    z.upgrade();
+    z.configure(|setup| setup.drain.push("timeout = \"7s\"".into()));
+    z.upgrade();
+    assert_eq!(z.supervisor.upgrade("rollback", &[]).is(Verdict::Upgraded).code, 0);
+    let mut records = z.history(&[]).upgrades;
+    records.reverse();
+    let digests: Vec<&str> = records.iter().map(|record| record.digest.as_deref().expect("there is one")).collect();
+    let [first, second, restarted, deployed, argument, config, back] = digests[..] else { panic!("{records:?}") };
+    assert_eq!((first, second, argument), (second, restarted, back), "{records:?}");
+    let mut different = vec![first, deployed, argument, config];
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len(), 4, "{records:?}");
+    assert!(records[4].argv.ends_with(&["serve", "--lame-duck", "100"].map(str::to_owned)), "{records:?}");
+    let place = fs::canonicalize(z.place.path()).expect("it is there");
+    let directories = [&records[2], &records[3]].map(|record| record.directory.clone().map(PathBuf::from));
+    assert_eq!(directories, [Some(place.join("a")), Some(place.join("b"))]);
+    let shown = z.supervisor.run(&["history", "web@5"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.contains("serve --lame-duck 100\n") && shown.contains(&format!("  digest {argument}\n")), "{shown}");
+    z.end();
+}
+
 #[test]
 fn killed_in_the_middle_of_an_upgrade_no_number_is_given_out_twice() {
     let mut z = Zdsup::serving(&["serve"]);
@@ -155,8 +196,8 @@ fn a_disk_that_is_full_stops_no_upgrade_and_is_said_once() {
     let plain = command(&place.join("run"));
     let log = fs::File::create(place.join("log")).expect("a log can be made");
     let other = log.try_clone().expect("a descriptor can be duplicated");
-    // One page, of which the filler takes all.
-    let script = "mount -t tmpfs -o size=4k none state && head -c 4096 /dev/zero >state/filler && exec \"$@\"";
+    // The filler takes all of it.
+    let script = "mount -t tmpfs -o size=64k none state && head -c 65536 /dev/zero >state/filler && exec \"$@\"";
     let mut child = Command::new("unshare");
     child.args(["--mount", "--", "sh", "-c", script, "sh"]);
     let mut child = wrapped(child, &plain);

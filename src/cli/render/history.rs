@@ -75,6 +75,12 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
     if let Some(release) = &record.release {
         out.push_str(&format!("  release {}\n", clean(release)));
     }
+    if !record.argv.is_empty() {
+        let words: Vec<String> = record.argv.iter().map(|word| word_of(word)).collect();
+        out.push_str(&format!("  command {}\n", words.join(" ")));
+    }
+    out.extend(record.directory.iter().map(|directory| format!("  in {}\n", clean(directory))));
+    out.extend(record.digest.iter().map(|digest| format!("  digest {}\n", clean(digest))));
     if let Some(reason) = &record.reason {
         let step = if record.step.is_empty() { String::new() } else { format!(" at step {}", clean(&record.step)) };
         out.push_str(&format!("  given up{step}: {}\n", clean_lines(reason, "    ")));
@@ -91,6 +97,15 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
     out.push('\n');
     out.push_str(&drawn(record, style));
     out
+}
+
+/// An argument, as a shell would have it.
+fn word_of(word: &str) -> String {
+    let plain = |char: char| char.is_alphanumeric() || "-_=+.,:/@%^…".contains(char);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", clean(word).replace('\'', "'\\''")),
+    }
 }
 
 /// How requests failed, if any did.
@@ -219,6 +234,13 @@ fn percent(share: f64) -> String {
 
 pub(super) fn figures(who: &str, figures: &ProbeFigures) -> String {
     let ProbeFigures { requests, errors, p50, p99 } = figures;
+    if *requests == 0 {
+        return format!("{who} nothing: nobody asked");
+    }
     let (errors, requests) = (count(*errors, "error"), count(*requests, "request"));
+    // An answer takes a while: there was none.
+    if *p99 <= 0.0 {
+        return format!("{who} {errors} in {requests}, and no answer");
+    }
     format!("{who} {errors} in {requests}, p50 {}, p99 {}", span(*p50), span(*p99))
 }

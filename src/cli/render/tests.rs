@@ -405,6 +405,9 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
         generation: (verdict != Verdict::Refused).then_some(id),
         from: Some(id - 1),
         release: Some("/srv/web/releases/2026-11-23/bin/web".into()),
+        argv: ["web", "--listen=fd:3", "--greeting", "it's \x1b[2Jme", ""].map(str::to_owned).into(),
+        directory: Some("/srv/web/releases/2026-11-23".into()),
+        digest: Some("6c62272e07bb014262b821756295c58d".into()),
         requested_by: vec![1000],
         at: 1_795_430_090.49 + id as f64,
         duration: if verdict == Verdict::Refused { 0.0004 } else { 6.2 },
@@ -453,6 +456,13 @@ fn what_one_upgrade_went_through() {
     // Whatever is on record, it can be drawn.
     let nothing = UpgradeRecord { phases: vec![], duration: 0.0, drain: None, ..record(4, Verdict::Refused) };
     assert!(timeline(&nothing, PLAIN).contains("verdict"));
+    let seen = |inside: ProbeFigures| {
+        let probe = Some(ProbeSummary { inside, ..ProbeSummary::default() });
+        timeline(&UpgradeRecord { probe, ..nothing.clone() }, PLAIN)
+    };
+    assert!(seen(ProbeFigures::default()).contains("  clients saw nothing: nobody asked\n"));
+    let errors = ProbeFigures { requests: 2, errors: 2, ..ProbeFigures::default() };
+    assert!(seen(errors).contains("  clients saw 2 errors in 2 requests, and no answer\n"));
     let odd = vec![PhaseRecord { name: "x".into(), start: f64::MAX, duration: -1.0 }];
     assert!(timeline(&UpgradeRecord { phases: odd, ..nothing }, PLAIN).contains("verdict"));
 }

@@ -7,7 +7,7 @@ use crate::control::server::{Rejection, RejectionKind};
 use crate::control::types::HistoryPage;
 use crate::history::read::{self, Latest, Wanted};
 use crate::history::{Figures, Kpi, Line};
-use crate::sys::describe;
+use crate::sys::{clock, describe};
 
 /// Where the history is, and what waits to be written there.
 type Known = (Option<PathBuf>, Vec<Line>);
@@ -21,7 +21,7 @@ pub(in crate::supervisor) fn history(known: Known, wanted: Wanted) -> Result<His
 
 /// The figures of the last `since` seconds. Blocks.
 pub(in crate::supervisor) fn kpi(known: Known, service: Option<String>, since: f64) -> Result<Kpi, Rejection> {
-    let mut figures = Figures::new(service, super::notes::wall() - since);
+    let mut figures = Figures::new(service, clock::wall() - since);
     let skipped = lines(known, |line| figures.add(&line))?;
     Ok(figures.kpi(since, skipped))
 }

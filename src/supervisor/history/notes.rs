@@ -1,14 +1,17 @@
 //! What the loop tells the history, as it happens.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::ffi::OsString;
 
 use super::super::Supervisor;
 use crate::core::service::Role;
 use crate::core::{ServiceId, Step, UpgradeId};
 use crate::history::{Begun, Drained, Line, UpgradeRecord};
+use crate::sys::clock;
 
 /// Of a reason, as much as is recorded, bytes.
 const REASON_MAX: usize = 4096;
+/// The same for arguments together. A line of the history holds it, however it is escaped.
+const ARGV_MAX: usize = 2048;
 
 impl Supervisor {
     /// A step of an upgrade, once it is in the ledger.
@@ -28,7 +31,7 @@ impl Supervisor {
                 if served {
                     self.counters.drained(&name, duration);
                 }
-                let (id, generation, at) = (id.0, generation.0, wall());
+                let (id, generation, at) = (id.0, generation.0, clock::wall());
                 self.history.append(Line::Drained(Drained { id, service: name, generation, at, duration, served }));
             }
             _ => {}
@@ -79,19 +82,61 @@ impl Supervisor {
     pub(in crate::supervisor) fn record_of(&self, upgrade: UpgradeId) -> Option<UpgradeRecord> {
         let mut record = self.ledger.record(upgrade)?;
         if let Some(reason) = &mut record.reason {
-            let ends = reason.char_indices().map(|(at, _)| at).take_while(|at| *at <= REASON_MAX);
-            reason.truncate(if reason.len() > REASON_MAX { ends.last().unwrap_or(0) } else { REASON_MAX });
+            reason.truncate(end_within(reason, REASON_MAX));
         }
         let service = self.services.iter().find(|(_, service)| service.name == record.service).map(|(id, _)| id)?;
         let machine = self.core.services().get(service)?;
         let generation = machine.generations.values().find(|one| Some(one.number.0) == record.generation);
         let release = generation.and_then(|one| self.releases.get(&one.release));
-        record.release = release.map(|release| release.program.program.path.display().to_string());
+        if let Some(release) = release {
+            record.release = Some(release.program.program.path.display().to_string());
+            record.argv = bounded(&release.argv);
+            record.directory = Some(release.directory.display().to_string());
+            record.digest = Some(release.digest());
+        }
         Some(record)
     }
 }
 
-/// Seconds since the epoch.
-pub(in crate::supervisor) fn wall() -> f64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs_f64()
+/// Arguments as text, as many as are recorded.
+fn bounded(argv: &[OsString]) -> Vec<String> {
+    let (mut words, mut left) = (Vec::new(), ARGV_MAX);
+    for word in argv {
+        let mut word = word.to_string_lossy().into_owned();
+        let fits = word.len() < left;
+        if !fits {
+            word.truncate(end_within(&word, left));
+            word.push('…');
+        }
+        left = left.saturating_sub(word.len() + 1);
+        words.push(word);
+        if !fits {
+            break;
+        }
+    }
+    words
+}
+
+/// How much of a text is within so many bytes, without cutting a character.
+fn end_within(text: &str, max: usize) -> usize {
+    (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_bounded_and_say_so() {
+        let words = |words: &[&str]| words.iter().map(OsString::from).collect::<Vec<_>>();
+        assert_eq!(bounded(&words(&["python3", "", "app.py"])), ["python3", "", "app.py"]);
+        // A character of two bytes lies across the end.
+        let long = "ä".repeat(ARGV_MAX);
+        let cut = bounded(&words(&["web", &long, "more"]));
+        assert_eq!(cut.len(), 2);
+        assert!(cut[1].ends_with("ä…") && cut[1].len() < ARGV_MAX, "{}", cut[1].len());
+        let many = bounded(&words(&vec!["x"; ARGV_MAX]));
+        assert_eq!((many.len(), many.last().unwrap().as_str()), (ARGV_MAX / 2 + 1, "…"));
+        assert!(bounded(&[]).is_empty());
+    }
 }

@@ -1,17 +1,16 @@
 //! How things stand, as samples.
 
-use std::fs;
 use std::sync::Arc;
 
-use super::super::history::wall;
 use super::super::listeners::{Queues, Socket};
-use super::counters::{Counters, OfService};
+use super::counters::{self, OfService};
 use super::exposition::{Exposition, Samples};
 use super::table::{self, Metric};
 use crate::control::types::{
     GenerationState, InstanceState, ServiceState, ServiceStatus, Status, SupervisorStatus, Verdict,
 };
-use crate::sys::{Pid, limits, proc};
+use crate::sys::netstat::Counters;
+use crate::sys::{Pid, clock, limits, proc};
 
 /// What the loop knows, copied.
 pub(in crate::supervisor) struct Facts {
@@ -20,10 +19,13 @@ pub(in crate::supervisor) struct Facts {
     pub(in crate::supervisor) sockets: Vec<Vec<Arc<Socket>>>,
     /// How many processes each service is meant to have.
     pub(in crate::supervisor) desired: Vec<usize>,
-    pub(in crate::supervisor) counters: Counters,
+    pub(in crate::supervisor) counters: counters::Counters,
     /// Lines of the history that were dropped.
     pub(in crate::supervisor) history_lost: u64,
 }
+
+/// What is exposed of queues.
+type Figure = fn(&Queues) -> f64;
 
 /// A supervisor that only holds.
 pub(in crate::supervisor) fn holding(status: &Status) -> String {
@@ -94,7 +96,7 @@ impl Facts {
             .flat_map(|(service, sockets)| service.listeners.iter().zip(sockets).map(move |one| (service, one)))
             .filter_map(|(service, (listener, socket))| Some((&service.name, &listener.name, socket.queues()?)))
             .collect();
-        let figures: [(&'static Metric, fn(&Queues) -> f64); 3] = [
+        let figures: [(&'static Metric, Figure); 3] = [
             (&table::QUEUE, |queues| f64::from(queues.queued)),
             (&table::BACKLOG, |queues| f64::from(queues.backlog)),
             (&table::FULLEST, |queues| queues.fullest),
@@ -135,7 +137,7 @@ fn supervisor(out: &mut Exposition, supervisor: &SupervisorStatus) {
     out.metric(&table::BUILD).add(&[("name", &supervisor.name), ("version", &supervisor.version)], 1.0);
     out.metric(&table::HOLDING).add(&[], flag(supervisor.holding.is_some()));
     out.metric(&table::STOPPING).add(&[], flag(supervisor.stopping));
-    out.metric(&table::START_TIME).add(&[], wall() - supervisor.age);
+    out.metric(&table::START_TIME).add(&[], clock::wall() - supervisor.age);
     out.metric(&table::INCARNATION).add(&[], supervisor.incarnation as f64);
     if let Ok(usage) = proc::usage(Pid::own()) {
         out.metric(&table::MEMORY).add(&[], usage.memory as f64);
@@ -146,21 +148,14 @@ fn supervisor(out: &mut Exposition, supervisor: &SupervisorStatus) {
     out.metric(&table::LINES_DROPPED).add(&[], supervisor.lines_dropped as f64);
 }
 
-/// What the kernel counts for all listeners of this network namespace (/proc/net/netstat).
+/// What the kernel counts for all listeners of this network namespace .
 fn host(out: &mut Exposition) {
-    let text = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let counters = Counters::netstat();
     for (metric, name) in [(&table::OVERFLOWS, "ListenOverflows"), (&table::DROPS, "ListenDrops")] {
-        if let Some(value) = counter(&text, "TcpExt", name) {
+        if let Some(value) = counters.get("TcpExt", name) {
             out.metric(metric).add(&[], value as f64);
         }
     }
-}
-
-/// A value of a table in /proc/net/netstat or /proc/net/snmp: a line of names, then a line of values in the same order.
-pub(in crate::supervisor) fn counter(text: &str, table: &str, name: &str) -> Option<u64> {
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix(table)?.strip_prefix(": "));
-    let (names, values) = (lines.next()?, lines.next()?);
-    names.split(' ').zip(values.split(' ')).find(|(one, _)| *one == name)?.1.parse().ok()
 }
 
 /// Processes of what serves that are ready.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::counter;
 use super::counters::Histogram;
 use super::exposition::Exposition;
 use super::table::{self, ALL, Kind};
@@ -18,23 +17,6 @@ fn text_is_escaped_and_histograms_add_up() {
     out.metric(&table::DRAIN).spread(&[("service", "web")], &histogram);
     out.metric(&table::MEMORY).add(&[], f64::INFINITY);
     insta::assert_snapshot!(out.finish());
-}
-
-#[test]
-fn counters_of_the_kernel() {
-    let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 0 7 9\nIpExt: InNoRoutes\nIpExt: 0\n";
-    assert_eq!(
-        (counter(text, "TcpExt", "ListenOverflows"), counter(text, "TcpExt", "ListenDrops")),
-        (Some(7), Some(9))
-    );
-    assert_eq!(
-        (
-            counter(text, "TcpExt", "InNoRoutes"),
-            counter("", "TcpExt", "ListenDrops"),
-            counter("TcpExt: x", "TcpExt", "x")
-        ),
-        (None, None, None)
-    );
 }
 
 /// Names of samples, as a query has them.

@@ -1,9 +1,7 @@
 //! What the kernel counts, at the begin of an upgrade and at its end. Blocks as /proc does.
 
-use std::fs;
-
-use super::super::metrics::counter;
 use crate::history::KernelFigures;
+use crate::sys::netstat::Counters;
 
 /// Counts since the machine was started, of this network namespace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -16,15 +14,14 @@ pub(super) struct Counts {
 impl Counts {
     /// How they stand; 0 where the kernel does not tell.
     pub(super) fn now() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Self::of(&read("/proc/self/net/netstat"), &read("/proc/self/net/snmp"))
+        Self::of(&Counters::netstat(), &Counters::snmp())
     }
 
-    fn of(netstat: &str, snmp: &str) -> Self {
+    fn of(netstat: &Counters, snmp: &Counters) -> Self {
         Self {
-            overflows: counter(netstat, "TcpExt", "ListenOverflows").unwrap_or(0),
-            drops: counter(netstat, "TcpExt", "ListenDrops").unwrap_or(0),
-            resets: counter(snmp, "Tcp", "EstabResets").unwrap_or(0),
+            overflows: netstat.get("TcpExt", "ListenOverflows").unwrap_or(0),
+            drops: netstat.get("TcpExt", "ListenDrops").unwrap_or(0),
+            resets: snmp.get("Tcp", "EstabResets").unwrap_or(0),
         }
     }
 
@@ -47,10 +44,10 @@ mod tests {
     fn counts_are_told_apart() {
         let netstat = "TcpExt: ListenOverflows ListenDrops\nTcpExt: 7 9\n";
         let snmp = "Ip: EstabResets\nIp: 1\nTcp: InSegs EstabResets\nTcp: 5 4\n";
-        let now = Counts::of(netstat, snmp);
+        let now = Counts::of(&netstat.into(), &snmp.into());
         assert_eq!(now, Counts { overflows: 7, drops: 9, resets: 4 });
         let then = Counts { overflows: 5, drops: 10, resets: 0 };
         assert_eq!(now.since(then, 3), KernelFigures { queue: 3, overflows: 2, drops: 0, resets: 4 });
-        assert_eq!(Counts::of("", ""), Counts::default());
+        assert_eq!(Counts::of(&"".into(), &"".into()), Counts::default());
     }
 }
