@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, PoisonError};
 
 use super::ledger::News;
-use super::listeners::Change;
+use super::listeners::{Busy, Change};
 use super::process::{Ground, Process};
 use super::release::{Exported, Pinned, Release};
 use super::store::Store;
@@ -197,12 +197,14 @@ impl Supervisor {
 
     // ---- processes ------------------------------------------------------------------------------------------------
 
-    fn prepare(&mut self, instance: InstanceId, release: ReleaseId) {
-        let Some(release) = self.releases.get(&release).map(Arc::clone) else {
+    pub(super) fn prepare(&mut self, instance: InstanceId, id: ReleaseId) {
+        let Some(release) = self.releases.get(&id).map(Arc::clone) else {
             return self.tell_core_of(instance, InstanceEvent::PrepareFailed("its release is gone".into()));
         };
         let slot = self.slot_of(instance);
-        self.make_room(&release.listeners, slot);
+        if !release.listeners.iter().all(|listener| listener.socket.has(slot)) {
+            return self.make_room(instance, id, release.listeners.clone(), slot);
+        }
         self.restore_blocking(&release, slot);
         let service = self.name_of(instance.service).to_owned();
         let blank = self.services.get_mut(&instance.service).and_then(|service| service.blank.take());
@@ -532,8 +534,19 @@ impl Supervisor {
     /// After an upgrade the config that it was made from is in force; after any other verdict the former stays.
     fn adopt_config(&mut self, service: ServiceId, upgrade: UpgradeId, verdict: Verdict) {
         let Some(pending) = self.pending.remove(&upgrade).filter(|_| verdict == Verdict::Upgraded) else { return };
-        for warning in pending.changes.iter().filter_map(Change::apply) {
-            tracing::warn!(service = self.name_of(service), "{warning}");
+        let mut busy = Vec::new();
+        for change in pending.changes {
+            match change.try_apply() {
+                Ok(warning) => warning.iter().for_each(|it| tracing::warn!(service = self.name_of(service), "{it}")),
+                Err(Busy) => busy.push(change),
+            }
+        }
+        if !busy.is_empty() {
+            let service = self.name_of(service).to_owned();
+            self.off_the_loop(move || {
+                busy.iter().filter_map(Change::apply).for_each(|warning| tracing::warn!(service, "{warning}"));
+                None
+            });
         }
         if let Some(access) = pending.access {
             self.access.send_if_modified(|current| {

@@ -112,6 +112,7 @@ impl Supervisor {
                 }
             }
             Elsewhere::Retired { instance, left } => self.on_retired(instance, left),
+            Elsewhere::Room { instance, release, result } => self.on_room(instance, release, result),
             Elsewhere::Healed { tokens, result } => self.on_healed(&tokens, result),
             Elsewhere::Held { service, on, result } => self.on_held(service, on, result),
             Elsewhere::Measured { upgrade } => self.on_measured(upgrade),

@@ -124,9 +124,9 @@ impl Socket {
         matches!(self.asked, Endpoint::Tcp(address) if address.port() != 0)
     }
 
-    /// Sets what can be set on a live socket; says which options cannot.
-    fn apply(&self, options: &Options) -> Vec<&'static str> {
-        self.slots.as_ref().map_or_else(|| self.bound.apply(options), |slots| slots.apply(options))
+    /// Whether there is a socket for this slot. Without steered traffic there is one for all of them.
+    pub(super) fn has(&self, slot: Slot) -> bool {
+        self.slots.as_ref().is_none_or(|slots| slots.socket(slot).is_some())
     }
 
     /// Whether it became non-blocking since this was last asked.
@@ -266,6 +266,10 @@ impl Queues {
     }
 }
 
+/// Somebody changes the sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Busy;
+
 /// The options of a socket that is in use.
 #[derive(Debug)]
 pub(super) struct Change {
@@ -274,9 +278,21 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Makes it so, as far as it can be; says what cannot.
+    /// Makes it so, as far as it can be; says what cannot. `Err`: somebody is at it, which may take a while.
+    pub(super) fn try_apply(&self) -> Result<Option<String>, Busy> {
+        let Socket { slots, bound, .. } = &*self.listener.socket;
+        let refused = match slots {
+            Some(slots) => slots.try_apply(&self.options).ok_or(Busy)?,
+            None => bound.apply(&self.options),
+        };
+        Ok(cannot_change(refused, &self.listener.name))
+    }
+
+    /// The same off the loop, once whoever is at it is done.
     pub(super) fn apply(&self) -> Option<String> {
-        cannot_change(self.listener.socket.apply(&self.options), &self.listener.name)
+        let Socket { slots, bound, .. } = &*self.listener.socket;
+        let refused = slots.as_ref().map_or_else(|| bound.apply(&self.options), |slots| slots.apply(&self.options));
+        cannot_change(refused, &self.listener.name)
     }
 }
 

@@ -410,6 +410,8 @@ enum Elsewhere {
     Replaced { service: ServiceId, token: u64, result: Result<listeners::Listener, core::Reason> },
     /// Nothing is left in the slots of an instance, or nobody waits for it any longer.
     Retired { instance: InstanceId, left: Option<String> },
+    /// An instance has a slot of its own, or there cannot be one.
+    Room { instance: InstanceId, release: ReleaseId, result: Result<(), String> },
     /// A row that a service had shut a slot of down listens again, or cannot.
     Healed { tokens: Vec<u64>, result: Result<(), String> },
     /// New connections wait at all listeners of a service, or are let in at all, or that cannot be.

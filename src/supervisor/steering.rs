@@ -12,8 +12,9 @@ use super::listeners::{Listeners, Socket};
 use super::rows::Slots;
 use super::{Elsewhere, Supervisor};
 use crate::config::{Affinity, Strategy};
+use crate::core::instance::State;
 use crate::core::service::{Generation, Role, Service};
-use crate::core::{Event, InstanceId, ServiceId, Slot, Time};
+use crate::core::{Event, InstanceEvent, InstanceId, ReleaseId, ServiceId, Slot, Time};
 use crate::sys::clock;
 use crate::sys::socket::Bound;
 use crate::sys::steer::{Division, Group, Retirement, SlotIndex};
@@ -150,15 +151,35 @@ impl Supervisor {
         generation.and_then(|it| it.instances.get(&id.number)).map(|instance| instance.slot).unwrap_or_default()
     }
 
-    /// Sees to it that there is this slot. There is already, unless the service was scaled.
-    pub(super) fn make_room(&mut self, listeners: &Listeners, slot: Slot) {
-        for listener in listeners {
-            let Some(slots) = &listener.socket.slots else { continue };
-            match slots.ensure(slot.0 as usize + 1) {
-                Ok(()) => self.watch(listener),
-                Err(error) => tracing::error!("listener {}: cannot {error}", listener.name),
-            }
+    /// Makes a slot for an instance, which is prepared once it is there. There is one already, unless the service was scaled.
+    pub(super) fn make_room(&self, instance: InstanceId, release: ReleaseId, listeners: Listeners, slot: Slot) {
+        self.off_the_loop(move || {
+            let mut rows =
+                listeners.iter().filter_map(|listener| Some((&listener.name, listener.socket.slots.as_ref()?)));
+            let result = rows.try_for_each(|(name, slots)| {
+                slots.ensure(slot.0 as usize + 1).map_err(|error| format!("listener {name}: cannot {error}"))
+            });
+            Some(Elsewhere::Room { instance, release, result })
+        });
+    }
+
+    pub(super) fn on_room(&mut self, instance: InstanceId, release: ReleaseId, result: Result<(), String>) {
+        let listeners = self.releases.get(&release).map(|release| release.listeners.clone()).unwrap_or_default();
+        listeners.iter().for_each(|listener| self.watch(listener));
+        self.survival.stale = true;
+        if self.processes.contains_key(&instance) {
+            return;
         }
+        let generation =
+            self.core.services().get(&instance.service).and_then(|it| it.generations.get(&instance.generation));
+        let of_core = generation.and_then(|generation| generation.instances.get(&instance.number));
+        let waits = of_core.is_some_and(|of_core| matches!(of_core.state, State::Preparing { .. }));
+        match result {
+            Ok(()) if waits => self.prepare(instance, release),
+            Ok(()) => self.tell_core_of(instance, InstanceEvent::PrepareFailed("it is no longer wanted".into())),
+            Err(error) => self.tell_core_of(instance, InstanceEvent::PrepareFailed(error)),
+        }
+        self.act();
     }
 
     // ---- retiring -------------------------------------------------------------------------------------------------

@@ -179,3 +179,19 @@ fn at(z: &Zdsup, client: Ipv4Addr) -> u64 {
         Connection::tcp_from(client, SocketAddrV4::new(*target.ip(), target.port())).expect("it is bound");
     who(&connection.get("/").expect("it answers").expect("it answers")).0
 }
+
+/// A scale needs slots that there are not yet, also while new connections are held, which keeps the rows busy.
+#[test]
+fn a_scale_makes_slots() {
+    let z = steered(&["serve"], &[]);
+    assert!(z.supervisor.run(&["pause", "--max", "60s"]).status.success());
+    assert!(z.supervisor.run(&["scale", "web", "8"]).status.success());
+    z.wait_for("all eight are ready", |status| pids(status, 1).len() == 8);
+    assert!(z.supervisor.run(&["resume"]).status.success());
+    // Each has about 100: that one of them gets none is impossible.
+    assert_eq!(draw(z.address(), 800).len(), 8);
+    assert!(z.supervisor.run(&["scale", "web", &INSTANCES.to_string()]).status.success());
+    z.whole(1);
+    assert_eq!(draw(z.address(), 200).len(), INSTANCES);
+    z.end();
+}
