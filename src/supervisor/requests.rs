@@ -321,16 +321,29 @@ impl Supervisor {
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
             (None, _, Some(name)) => Err(self.no_service(name)),
-            _ => Err(rejection(RejectionKind::Invalid, "this supervisor has several services: name one")),
+            _ => Err(self.name_one(self.core.services().keys())),
         }
+    }
+
+    fn name_one<'a>(&self, of: impl Iterator<Item = &'a ServiceId>) -> Rejection {
+        let names = of.map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ");
+        let rejection = rejection(RejectionKind::Invalid, "several services may be meant: name one");
+        Rejection { hint: Some(format!("one of {names}")), ..rejection }
     }
 
     /// The same; without a name, the one whose upgrade is the only one in flight.
     fn target_in_flight(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
-        let mut in_flight = self.core.services().values().filter(|service| service.upgrade.is_some());
-        match (name, in_flight.next(), in_flight.next()) {
-            (None, Some(only), None) => Ok(only.id),
-            _ => self.target(name),
+        let in_flight: Vec<ServiceId> = self
+            .core
+            .services()
+            .values()
+            .filter(|service| service.upgrade.is_some())
+            .map(|service| service.id)
+            .collect();
+        match (name, in_flight.as_slice()) {
+            (None, [only]) => Ok(*only),
+            (None, [_, ..]) => Err(self.name_one(in_flight.iter())),
+            (None, []) | (Some(_), _) => self.target(name),
         }
     }
 

@@ -18,7 +18,13 @@ const OUTPUT_LINES: usize = 5;
 
 /// Everything. `now` is in seconds since the epoch.
 pub(in crate::cli) fn status(status: &Status, now: f64, style: Style) -> String {
-    supervisor(&status.supervisor, style) + &overview::services(&status.services, now, style)
+    let (quiet, others) = overview::divided(&status.services);
+    let mut out = supervisor(&status.supervisor, style) + &overview::quiet(&quiet, style);
+    for one in others {
+        out.push('\n');
+        out.push_str(&service(one, now, style));
+    }
+    out
 }
 
 /// What still drains, in a line.
@@ -106,10 +112,13 @@ pub(super) fn kept(service: &ServiceStatus) -> String {
 
 /// The upgrade in flight.
 pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
-    let waits = if upgrade.step == "awaiting-promotion" { ": `zdsup promote` or `zdsup abort`" } else { "" };
+    let waits = match upgrade.step == "awaiting-promotion" {
+        true => format!("  `zdsup promote {0}` lets it go on, `zdsup abort {0}` gives it up\n", upgrade.service),
+        false => String::new(),
+    };
     let probe = upgrade.probe.as_ref().map(|probe| format!("  {}\n", figures("clients see", &probe.inside)));
     let (kind, id, step, so_far) = (upgrade.kind, upgrade.id, &upgrade.step, span(upgrade.duration));
-    format!("  {kind} #{id}: {step}, {so_far} so far{waits}\n{}", probe.unwrap_or_default())
+    format!("  {kind} #{id}: {step}, {so_far} so far\n{waits}{}", probe.unwrap_or_default())
 }
 
 /// One service, with all that is known of it.
@@ -120,7 +129,8 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
         out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
     }
     if let Some(left) = service.paused {
-        let line = format!("PAUSED: new connections wait, {} left; `zdsup resume` lets them in", span(left));
+        let (left, name) = (span(left), &service.name);
+        let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {name}` ends it");
         out.push_str(&format!("  {}\n", style.bad(&line)));
     }
     if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
@@ -179,7 +189,8 @@ fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationSt
             instance.memory.map_or_else(unknown, size),
             instance.cpu.map_or_else(unknown, span),
         ];
-        let standby = standby.map(|left| format!("`zdsup rollback` goes back at once for {} more", span(left)));
+        let standby =
+            standby.map(|left| format!("`zdsup rollback {service}` goes back at once for {} more", span(left)));
         table.row(cells, paint, standby.into_iter().chain(below(instance)).collect());
     }
 }

@@ -149,7 +149,7 @@ fn a_pause_is_shouted() {
     let mut paused = whole();
     paused.services[0].paused = Some(12.3);
     let text = status(&paused, 1_013.75, PLAIN);
-    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume` lets them in\n"), "{text}");
+    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
@@ -177,6 +177,15 @@ fn status_of_many_services() {
     let text = status(&whole, 1_013.75, PLAIN);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
+    whole.services[5].listeners[0].address = "unix:/run/service-with-a-long-name/control.sock".into();
+    let text = status(&whole, 1_013.75, PLAIN);
+    assert!(text.contains("unix:/run") && text.contains('…'), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let piped = status(&whole, 1_013.75, Style { width: None, ..PLAIN });
+    assert!(piped.contains("control.sock"), "{piped}");
+    // What moves is seen first.
+    let picture = watch(&whole, &mut Peaks::default(), 1_013.75, PLAIN);
+    assert!(picture.find("\nservice-4  ") < picture.find("services serving"), "{picture}");
 }
 
 #[test]
