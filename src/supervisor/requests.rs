@@ -321,12 +321,12 @@ impl Supervisor {
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
             (None, _, Some(name)) => Err(self.no_service(name)),
-            _ => Err(self.name_one(self.core.services().keys())),
+            _ => Err(self.name_one(&self.core.in_order())),
         }
     }
 
-    fn name_one<'a>(&self, of: impl Iterator<Item = &'a ServiceId>) -> Rejection {
-        let names = of.map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ");
+    fn name_one(&self, of: &[ServiceId]) -> Rejection {
+        let names = self.names(of);
         let rejection = rejection(RejectionKind::Invalid, "several services may be meant: name one");
         Rejection { hint: Some(format!("one of {names}")), ..rejection }
     }
@@ -342,13 +342,18 @@ impl Supervisor {
             .collect();
         match (name, in_flight.as_slice()) {
             (None, [only]) => Ok(*only),
-            (None, [_, ..]) => Err(self.name_one(in_flight.iter())),
+            (None, [_, ..]) => Err(self.name_one(&in_flight)),
+            (None, []) if self.services.len() > 1 => Err(refused(&Refusal::NothingInFlight)),
             (None, []) | (Some(_), _) => self.target(name),
         }
     }
 
+    fn names(&self, of: &[ServiceId]) -> String {
+        of.iter().map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn no_service(&self, name: &str) -> Rejection {
-        let known = self.core.services().keys().map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ");
+        let known = self.names(&self.core.in_order());
         let rejection = rejection(RejectionKind::NotFound, format!("there is no service {name}"));
         Rejection { hint: Some(format!("this supervisor has {known}")), ..rejection }
     }

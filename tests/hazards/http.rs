@@ -154,7 +154,8 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
         let text = String::from_utf8_lossy(&head).into_owned();
         let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
         head.clear();
-        let (status, body) = if shared.everywhere || path == "/healthz" { health(shared, &path) } else { (200, answer(&path, shared)) };
+        let (status, body) =
+            if shared.everywhere || path == "/healthz" { health(shared, &path) } else { (200, answer(&path, shared)) };
         let stopping = stopping_since.is_some() || is_readable(&shared.stopped, Some(Duration::ZERO));
         let close = stopping || text.to_ascii_lowercase().contains("connection: close");
         let manner = if close { "close" } else { "keep-alive" };

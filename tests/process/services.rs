@@ -420,6 +420,26 @@ fn a_dead_supervisor_ends_no_sequence() {
 }
 
 /// Fifty services with two instances each: they start, and a reload of one is as quick as ever.
+/// Without a name a command means what can only be meant, or says which there are.
+#[test]
+fn commands_without_a_name() {
+    let fleet = Fleet::serving(three());
+    let said = |words: &[&str], code: i32, fragment: &str| {
+        let output = fleet.supervisor.run(words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(fragment), "{words:?}: {fragment:?} is not in {text}");
+    };
+    for words in [["rollback"], ["pause"], ["resume"]] {
+        said(&words, 2, "one of db, api, web");
+    }
+    for words in [["promote"], ["abort"]] {
+        said(&words, 5, "no upgrade is in flight");
+    }
+    said(&["abort", "api"], 5, "no upgrade is in flight");
+    said(&["pause", "ap"], 2, "this supervisor has db, api, web");
+}
+
 #[test]
 fn fifty_services() {
     let services = (0..50).map(|number| one(&format!("s{number}"), &["serve"], &[]).with("instances = 2\n", ""));
