@@ -427,6 +427,7 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
             inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
             before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
             errors: ProbeErrors { status: 2, reset: 1, ..ProbeErrors::default() },
+            partial: false,
             kernel: Some(KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 }),
         }),
     }

@@ -28,6 +28,7 @@ impl Supervisor {
                 if served {
                     self.counters.drained(&name, duration);
                 }
+                self.note_drain(id, duration);
                 let (id, generation, at) = (id.0, generation.0, wall());
                 self.history.append(Line::Drained(Drained { id, service: name, generation, at, duration, served }));
             }
