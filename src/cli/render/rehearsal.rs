@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::history::{failed, figures};
 use super::progress::output;
 use super::span;
 use crate::cli::terminal::{Style, clean, clean_lines};
-use crate::control::types::{UpgradeEvent, VerdictStatus};
+use crate::control::types::{ProbeSummary, UpgradeEvent, VerdictStatus};
 use crate::core::Verdict;
 
 /// What is about to be done.
@@ -55,6 +56,12 @@ fn would(verdict: Verdict) -> &'static str {
         Verdict::Aborted => "a reload would be aborted",
         Verdict::Refused => "a reload would be refused",
     }
+}
+
+/// What a prober saw of it in the place of clients.
+pub(in crate::cli) fn rehearsal_seen(probe: &ProbeSummary) -> String {
+    let seen = figures("clients would have seen", &probe.inside);
+    failed(&probe.errors).map_or(seen.clone(), |errors| format!("{seen}; of these {errors}"))
 }
 
 /// It had to be killed.
