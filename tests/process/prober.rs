@@ -100,7 +100,7 @@ fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
     let ProbeSummary { inside, before, errors, .. } = z.probe(2);
     assert_eq!(before.expect("there is a time before").errors, 0);
     assert_eq!(errors.status, inside.errors, "{errors:?}");
-    assert!(inside.errors >= 2 && inside.errors < inside.requests / 2, "{inside:?}");
+    assert!(inside.errors >= 2 && inside.errors < inside.requests, "{inside:?}");
     // What it says itself.
     let log = z.supervisor.log();
     let answered = log.lines().filter(|line| line.contains("answered /healthz with 500")).count();
@@ -203,8 +203,10 @@ fn a_death_before_the_record_loses_no_figures() {
         setup.arguments.push("--keeper".into());
     });
     z.upgrade();
-    process::kill(z.status().supervisor.pid, Signal::SIGKILL);
+    let pid = z.settled(2).supervisor.pid;
+    process::kill(pid, Signal::SIGKILL);
     let probe = z.probe(2);
+    assert!(z.record(2).drain.is_some(), "it was over before the record was written");
     assert!(probe.partial && probe.before.is_some() && probe.inside.requests > 10, "{probe:?}");
     let shown = z.supervisor.run(&["history", "web@2"]);
     let shown = String::from_utf8(shown.stdout).expect("text");

@@ -87,7 +87,7 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
         out.extend(failed(&probe.errors).map(|errors| format!("    of these {errors}\n")));
         out.extend(probe.before.iter().map(|before| format!("  {}\n", figures("and before", before))));
         if probe.partial {
-            out.push_str("  at least: a supervisor was replaced or died meanwhile, and times are of the latest\n");
+            out.push_str("  at least: a supervisor was replaced or died; times are of the latest\n");
         }
         out.extend(probe.kernel.iter().map(|kernel| format!("  {}\n", counted(kernel))));
     }

@@ -73,6 +73,7 @@ pub(in crate::cli) fn rehearsal_overdue(style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::types::{ProbeErrors, ProbeFigures};
 
     fn event(verdict: Verdict, reason: Option<&str>) -> UpgradeEvent {
         let verdict = VerdictStatus {
@@ -97,6 +98,17 @@ mod tests {
             generation: None,
             verdict: Some(Box::new(verdict)),
         }
+    }
+
+    #[test]
+    fn what_clients_would_have_seen() {
+        let inside = ProbeFigures { requests: 100, errors: 3, p50: 0.001, p99: 0.002 };
+        let errors = ProbeErrors { status: 2, cut: 1, ..ProbeErrors::default() };
+        let seen = "clients would have seen 3 errors in 100 requests, p50 1 ms, p99 2 ms";
+        let probe = ProbeSummary { inside, ..ProbeSummary::default() };
+        assert_eq!(rehearsal_seen(&probe), seen);
+        let failed = ProbeSummary { errors, ..probe };
+        assert_eq!(rehearsal_seen(&failed), format!("{seen}; of these 2 by their status, 1 cut off"));
     }
 
     #[test]
