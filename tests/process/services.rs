@@ -179,6 +179,33 @@ fn three() -> Vec<One> {
     vec![one("web", &["serve"], &["api"]), one("api", &["serve"], &["db"]), one("db", &["serve"], &[])]
 }
 
+// ---- each by itself -----------------------------------------------------------------------------------------------
+
+/// Of two services that are probed at once the one that answers errors is rolled back, and the other is not.
+#[test]
+fn two_budgets_at_once() {
+    let place = Place::new();
+    let health = |name: &str| place.join(name).display().to_string();
+    let (well, ill) = (health("well"), health("ill"));
+    let upgrade = "[service.NAME.upgrade]\nprobe = { http = \"/healthz\", rate = 200 }\nsoak = \"2s\"\n\
+                   max-error-rate = \"5%\"\n";
+    let services = ["web", "api"].map(|name| one(name, &["serve"], &[]).with("", upgrade));
+    let mut f = Fleet::started_in(place, services.to_vec(), &[]);
+    f.wait_for_all();
+    fs::write(&ill, "500").expect("a file can be written");
+    f.release("web", &["serve", "--health", &ill]);
+    f.release("api", &["serve", "--health", &well]);
+    for name in ["web", "api"] {
+        f.run(&["reload", name, "--no-wait"]).ends(0);
+    }
+    let verdict = f.supervisor.verdict_of(3);
+    let reason = verdict.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("/healthz through http; the last one: status 500"), "{verdict:?}");
+    assert_eq!(f.supervisor.verdict_of(4).verdict, Verdict::Upgraded);
+    assert_eq!(f.serving_now(), [("web".to_owned(), Some(1)), ("api".to_owned(), Some(2))]);
+    f.end();
+}
+
 // ---- the order ----------------------------------------------------------------------------------------------------
 
 #[test]

@@ -3,7 +3,7 @@
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{
     GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, LastOutput, ListenerStatus,
-    ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
+    ProbeSummary, ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
 };
 use crate::core::Verdict;
 
@@ -116,7 +116,12 @@ pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
         true => format!("  `zdsup promote {0}` lets it go on, `zdsup abort {0}` gives it up\n", upgrade.service),
         false => String::new(),
     };
-    let probe = upgrade.probe.as_ref().map(|probe| format!("  {}\n", figures("clients see", &probe.inside)));
+    // Before anything is started there is nothing but the time before.
+    let seen = |probe: &ProbeSummary| match &probe.before {
+        Some(before) if probe.inside.requests == 0 => format!("  {}\n", figures("before, clients see", before)),
+        _ => format!("  {}\n", figures("clients see", &probe.inside)),
+    };
+    let probe = upgrade.probe.as_ref().map(seen);
     let (kind, id, step, so_far) = (upgrade.kind, upgrade.id, &upgrade.step, span(upgrade.duration));
     format!("  {kind} #{id}: {step}, {so_far} so far\n{waits}{}", probe.unwrap_or_default())
 }

@@ -436,6 +436,7 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
             inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
             before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
             errors: ProbeErrors { status: 2, reset: 1, ..ProbeErrors::default() },
+            partial: false,
             kernel: Some(KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 }),
         }),
     }
@@ -458,6 +459,14 @@ fn what_one_upgrade_went_through() {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         insta::assert_snapshot!(name, text);
     }
+    // What a supervisor that died had counted; what nobody was asked.
+    let probe = record(4, Verdict::RolledBack).probe.expect("somebody asked");
+    let probed = |probe| timeline(&UpgradeRecord { probe: Some(probe), ..record(4, Verdict::RolledBack) }, PLAIN);
+    let partial = probed(ProbeSummary { partial: true, kernel: None, ..probe });
+    assert!(partial.contains("  at least: a supervisor was replaced or died"), "{partial}");
+    assert!(partial.lines().all(|line| line.chars().count() <= 80) && !partial.contains("waited to be"), "{partial}");
+    let nobody = probed(ProbeSummary::default());
+    assert!(nobody.contains("  clients saw nothing: nobody was asked\n"), "{nobody}");
     // Whatever is on record, it can be drawn.
     let nothing = UpgradeRecord { phases: vec![], duration: 0.0, drain: None, ..record(4, Verdict::Refused) };
     assert!(timeline(&nothing, PLAIN).contains("verdict"));

@@ -6,7 +6,7 @@ use super::super::metrics::counter;
 use crate::history::KernelFigures;
 
 /// Counts since the machine was started, of this network namespace.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Counts {
     overflows: u64,
     drops: u64,
@@ -14,18 +14,18 @@ pub(super) struct Counts {
 }
 
 impl Counts {
-    /// How they stand; 0 where the kernel does not tell.
-    pub(super) fn now() -> Self {
-        let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Self::of(&read("/proc/self/net/netstat"), &read("/proc/self/net/snmp"))
+    /// How they stand; `None` where the kernel does not tell.
+    pub(super) fn now() -> Option<Self> {
+        let read = |path| fs::read_to_string(path).ok();
+        Self::of(&read("/proc/self/net/netstat")?, &read("/proc/self/net/snmp")?)
     }
 
-    fn of(netstat: &str, snmp: &str) -> Self {
-        Self {
-            overflows: counter(netstat, "TcpExt", "ListenOverflows").unwrap_or(0),
-            drops: counter(netstat, "TcpExt", "ListenDrops").unwrap_or(0),
-            resets: counter(snmp, "Tcp", "EstabResets").unwrap_or(0),
-        }
+    fn of(netstat: &str, snmp: &str) -> Option<Self> {
+        Some(Self {
+            overflows: counter(netstat, "TcpExt", "ListenOverflows")?,
+            drops: counter(netstat, "TcpExt", "ListenDrops")?,
+            resets: counter(snmp, "Tcp", "EstabResets")?,
+        })
     }
 
     /// What has been added since then.
@@ -47,10 +47,12 @@ mod tests {
     fn counts_are_told_apart() {
         let netstat = "TcpExt: ListenOverflows ListenDrops\nTcpExt: 7 9\n";
         let snmp = "Ip: EstabResets\nIp: 1\nTcp: InSegs EstabResets\nTcp: 5 4\n";
-        let now = Counts::of(netstat, snmp);
+        let now = Counts::of(netstat, snmp).expect("it is all there");
         assert_eq!(now, Counts { overflows: 7, drops: 9, resets: 4 });
         let then = Counts { overflows: 5, drops: 10, resets: 0 };
         assert_eq!(now.since(then, 3), KernelFigures { queue: 3, overflows: 2, drops: 0, resets: 4 });
-        assert_eq!(Counts::of("", ""), Counts::default());
+        for (netstat, snmp) in [("", snmp), (netstat, ""), ("TcpExt: ListenDrops\nTcpExt: 9\n", snmp)] {
+            assert_eq!(Counts::of(netstat, snmp), None, "what is not told is not 0");
+        }
     }
 }
