@@ -2,7 +2,7 @@
 //!
 //! This program is also each of the services that it measures (`__instant`, `__serve`): one binary, so that what
 //! differs between two rows is who supervises. Ratios within one run are what counts; machines are noisy. Only some of
-//! the table: `cargo bench --bench figures -- reload memory survival keeper throughput steering`.
+//! the table: `cargo bench --bench figures -- reload memory survival keeper throughput steering services`.
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -38,6 +38,9 @@ const WARM: usize = 10;
 /// Nothing here takes this long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+#[path = "figures/services.rs"]
+mod services;
+
 #[path = "figures/steering.rs"]
 mod steering;
 
@@ -62,13 +65,14 @@ fn main() -> Result<()> {
 fn figures(wanted: &[String]) -> Result<()> {
     println!("{:<58} {:>12} {:>12} {:>12}", "figure", "median", "min", "max");
     type Part = (&'static str, fn() -> Result<()>);
-    let parts: [Part; 6] = [
+    let parts: [Part; 7] = [
         ("reload", reload_overhead),
         ("memory", memory_and_wakeups),
         ("survival", survival),
         ("keeper", keeper),
         ("throughput", throughput),
         ("steering", steering::figures),
+        ("services", services::figures),
     ];
     for (name, part) in parts {
         if wanted.is_empty() || wanted.iter().any(|word| word == name) {
@@ -156,6 +160,8 @@ fn memory_and_wakeups() -> Result<()> {
         supervisor.reload()?;
     }
     let upgraded = supervisor.memory()?;
+    std::thread::sleep(SETTLE);
+    let settled = supervisor.memory()?;
     let storm = (0..STORM).map(|_| supervisor.command("reload").spawn()).collect::<io::Result<Vec<Child>>>()?;
     for mut child in storm {
         child.wait()?;
@@ -166,7 +172,8 @@ fn memory_and_wakeups() -> Result<()> {
     let stormed = supervisor.memory()?;
     for (name, kib) in [
         ("supervisor RSS, one service", fresh),
-        ("supervisor RSS after 100 upgrades", upgraded),
+        ("supervisor RSS, straight after 100 upgrades", upgraded),
+        ("supervisor RSS, idle again", settled),
         ("supervisor RSS after a storm of 150 reload commands too", stormed),
     ] {
         println!("{name:<58} {:>12}", format!("{:.2} MiB", kib as f64 / 1024.0));
@@ -378,14 +385,11 @@ impl Supervisor {
     }
 
     fn start_with(flags: &[&str], service: &str, adjust: impl FnOnce(&mut Command)) -> Result<Self> {
-        let directory = Directory::new()?;
-        let mut command = Command::new(ZDSUP);
-        command.args(["run", "--name", "bench", "--runtime-dir"]).arg(&directory.0);
-        command.arg("--state-dir").arg(directory.0.join("state")).args(flags).arg("--");
-        command.arg(std::env::current_exe()?).arg(service).stdin(Stdio::null());
-        command.stdout(Stdio::null()).stderr(Stdio::null());
-        adjust(&mut command);
-        let mut this = Self { child: command.spawn()?, directory, idle_threads: 0 };
+        let program = std::env::current_exe()?;
+        let mut this = Self::run(|command| {
+            command.args(flags).arg("--").arg(program).arg(service);
+            adjust(command);
+        })?;
         wait_for(|| Ok(this.status().is_ok_and(|status| status.services[0].state == ServiceState::Serving)))?;
         // Its threads for blocking work go away after a second.
         let mut threads = this.threads()?;
@@ -393,6 +397,22 @@ impl Supervisor {
         threads = threads.min(this.threads()?);
         this.idle_threads = threads;
         Ok(this)
+    }
+
+    fn of_config(path: &Path) -> Result<Self> {
+        Self::run(|command| {
+            command.arg("-c").arg(path);
+        })
+    }
+
+    fn run(adjust: impl FnOnce(&mut Command)) -> Result<Self> {
+        let directory = Directory::new()?;
+        let mut command = Command::new(ZDSUP);
+        command.args(["run", "--name", "bench", "--runtime-dir"]).arg(&directory.0);
+        command.arg("--state-dir").arg(directory.0.join("state")).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        adjust(&mut command);
+        Ok(Self { child: command.spawn()?, directory, idle_threads: 0 })
     }
 
     fn command(&self, word: &str) -> Command {

@@ -179,7 +179,8 @@ fn every_field_of_every_type_is_described() {
     compare(&mut seen, &errors, &errors);
     let kernel = KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 };
     compare(&mut seen, &kernel, &kernel);
-    let probe = ProbeSummary { inside: figures.clone(), before: Some(figures), errors, kernel: Some(kernel) };
+    let probe =
+        ProbeSummary { inside: figures.clone(), before: Some(figures), errors, kernel: Some(kernel), partial: true };
     compare(&mut seen, &probe, &ProbeSummary { before: None, kernel: None, ..probe.clone() });
 
     let upgrade = UpgradeStatus {

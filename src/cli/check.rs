@@ -144,9 +144,10 @@ fn write_service(f: &mut fmt::Formatter<'_>, service: &Service) -> fmt::Result {
     let (strategy, soak) = (strategy(&upgrade.strategy), format_duration(upgrade.soak));
     line("upgrade", &format_args!("{strategy}, soak {soak}, at most {} draining", upgrade.max_draining))?;
     if let Some(probe) = &upgrade.probe {
-        let UpgradeProbe { http, rate, listener, max_error_rate } = probe;
+        let UpgradeProbe { http, host, rate, listener, max_error_rate } = probe;
         let budget = max_error_rate.map(|budget| format!(", at most {budget} errors")).unwrap_or_default();
-        line("probe", &format_args!("{http} through {listener}, {rate} a second{budget}"))?;
+        let host = host.as_ref().map(|host| format!(" of {host}")).unwrap_or_default();
+        line("probe", &format_args!("{http}{host} through {listener}, {rate} a second{budget}"))?;
     }
     let timeout = format_duration(drain.timeout);
     let spread = match (drain.spread.is_zero(), service.instances) {

@@ -31,11 +31,26 @@ pub(super) struct UpgradeArgs {
     ///
     /// With the strategy blue-green none is switched before all are ready. Without this option it is so where the config
     /// has `atomic = true`.
-    #[arg(long)]
+    #[arg(long, overrides_with = "no_atomic")]
     atomic: bool,
+
+    /// Let those stay that are upgraded already, also where the config has `atomic = true`.
+    #[arg(long)]
+    no_atomic: bool,
 
     #[command(flatten)]
     waiting: Waiting,
+}
+
+impl UpgradeArgs {
+    /// What is asked for; `None`: as the config says.
+    fn atomic(&self) -> Option<bool> {
+        match (self.atomic, self.no_atomic) {
+            (true, _) => Some(true),
+            (false, true) => Some(false),
+            (false, false) => None,
+        }
+    }
 }
 
 /// How long to wait for an upgrade, and how it is shown.
@@ -73,7 +88,7 @@ pub(super) fn run(global: &Global, args: &UpgradeArgs, kind: Kind) -> Result<Exi
         [one] => (Some(one.clone()), None),
         several => (None, Some(several.to_vec())),
     };
-    let request = UpgradeRequest { service, services, kind, atomic: args.atomic.then_some(true), to: None };
+    let request = UpgradeRequest { service, services, kind, atomic: args.atomic(), to: None };
     upgrade(global, &request, &args.waiting)
 }
 
@@ -138,7 +153,10 @@ impl Upgrading<'_> {
         if accepted.admission != AdmissionKind::Begun || !accepted.then.is_empty() || !accepted.removes.is_empty() {
             self.show.line(&render::accepted(&accepted));
             if request.kind == Kind::Rollback {
-                self.show.line("`zdsup abort` gives up the one in flight, and what served before it goes on");
+                let service = &accepted.service;
+                self.show.line(&format!(
+                    "`zdsup abort {service}` gives up the one in flight, and what served before it goes on"
+                ));
             }
         }
         let then = accepted.then.iter().map(|then| (then.id, then.service.clone()));
@@ -212,8 +230,8 @@ impl Upgrading<'_> {
         }
         let failure = Failure::new(exit, format!("{why}: upgrade #{id} of {service} goes on without a verdict so far"));
         failure.hint(Some(match self.wants_promotion {
-            true => "`zdsup promote` lets it go on, `zdsup abort` gives it up",
-            false => "`zdsup status` shows it, `zdsup abort` gives it up",
+            true => format!("`zdsup promote {service}` lets it go on, `zdsup abort {service}` gives it up"),
+            false => format!("`zdsup status` shows it, `zdsup abort {service}` gives it up"),
         }))
     }
 }

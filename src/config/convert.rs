@@ -17,6 +17,7 @@ use super::{Drain, Log, Privileges, Restart, Service, Strategy, Traffic, Watchdo
 mod health;
 mod hooks;
 mod listen;
+mod probe;
 mod ready;
 mod several;
 mod upgrade;

@@ -98,7 +98,7 @@ pub(crate) const TABLES: [(&str, &[&str]); 14] = [
     ),
     ("[service.NAME.upgrade.canary]", &["steps", "manual", "from", "affinity"]),
     ("[[service.NAME.upgrade.canary.steps]]", &["weight", "hold"]),
-    ("[service.NAME.upgrade.probe]", &["http", "rate", "listener"]),
+    ("[service.NAME.upgrade.probe]", &["http", "host", "rate", "listener"]),
     ("[service.NAME.drain]", &["signal", "timeout", "spread"]),
     ("[service.NAME.restart]", &["backoff", "give-up-after"]),
     (

@@ -156,6 +156,7 @@ pub(crate) struct Step {
 #[serde(remote = "Self", default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Probe {
     pub(crate) http: Option<Spanned<String>>,
+    pub(crate) host: Option<Spanned<String>>,
     pub(crate) rate: Option<Spanned<i64>>,
     pub(crate) listener: Option<Spanned<String>>,
 }

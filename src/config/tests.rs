@@ -312,6 +312,7 @@ fn every_setting_arrives() {
             keep_releases: 0,
             probe: Some(UpgradeProbe {
                 http: "/health?full".to_owned(),
+                host: None,
                 rate: 20,
                 listener: "http".to_owned(),
                 max_error_rate: Some(ErrorBudget::per_million(5_000)),

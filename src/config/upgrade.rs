@@ -126,6 +126,9 @@ pub struct CanaryStep {
 pub struct UpgradeProbe {
     /// The path and query that is asked for; begins with `/`.
     pub http: String,
+    /// The Host header. Default: the address.
+    #[serde(default)]
+    pub host: Option<String>,
     /// Requests a second, 1 to 1000. Default 20.
     pub rate: u32,
     /// The name of the listener: TCP, or a unix stream. Default: the first such.
@@ -147,8 +150,19 @@ pub struct ErrorBudget {
 }
 
 impl ErrorBudget {
+    /// Nothing is judged by fewer requests.
+    pub(crate) const FEWEST: u32 = 10;
+    /// Fewer are judged as if there had been so many, the others good: so one error alone does not exceed 1 %.
+    pub(crate) const AS_IF: u32 = 100;
+
     pub(crate) fn per_million(per_million: u32) -> Self {
         Self { per_million }
+    }
+
+    /// Fewer requests cannot exceed it, even if all of them failed.
+    pub(crate) fn fewest(self) -> u64 {
+        let to_exceed = u64::from(self.per_million) * u64::from(Self::AS_IF) / 1_000_000 + 1;
+        to_exceed.max(Self::FEWEST.into())
     }
 
     /// Whether so many errors among so many requests are more than it allows.
@@ -176,6 +190,9 @@ mod tests {
             [(0, 0, false), (1, 100, false), (2, 100, true), (1, 99, true), (u64::MAX, u64::MAX, true)]
         {
             assert_eq!(budget.is_exceeded_by(errors, requests), exceeded, "{errors} of {requests}");
+        }
+        for (per_million, fewest) in [(0, 10), (10_000, 10), (100_000, 11), (500_000, 51), (999_999, 100)] {
+            assert_eq!(ErrorBudget::per_million(per_million).fewest(), fewest, "{per_million}");
         }
         let nothing = ErrorBudget::per_million(0);
         assert!(!nothing.is_exceeded_by(0, 100) && nothing.is_exceeded_by(1, u64::MAX));

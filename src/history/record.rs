@@ -87,6 +87,10 @@ pub struct ProbeSummary {
     /// What the kernel counted meanwhile.
     #[serde(default)]
     pub kernel: Option<KernelFigures>,
+    /// Whether something is missing: a supervisor was replaced, or died. The counts are at least these; times of the
+    /// upgrade, and what the kernel counted, are of the time since then.
+    #[serde(default)]
+    pub partial: bool,
 }
 
 /// Requests that failed, by how they did.
@@ -94,6 +98,9 @@ pub struct ProbeSummary {
 pub struct ProbeErrors {
     /// The connection was refused.
     pub refused: u64,
+    /// There was no way there: no route, no permission.
+    #[serde(default)]
+    pub unreachable: u64,
     /// It was reset.
     pub reset: u64,
     /// There was no connection, or no whole answer, in time.

@@ -389,7 +389,7 @@ impl Supervisor {
             self.ledger.keep_output(upgrade, lines, elsewhere);
         }
         self.note_step(service, upgrade, step);
-        self.probe_step(service, step);
+        self.probe_step(service, upgrade, step);
         if let Step::Ready { instance, .. } = step {
             self.inspect(*instance);
         }

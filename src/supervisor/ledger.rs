@@ -119,6 +119,11 @@ impl Ledger {
         }
     }
 
+    /// What is known of that.
+    pub(super) fn probe_of(&self, id: UpgradeId) -> Option<ProbeSummary> {
+        self.0.get(&id)?.status.probe.clone()
+    }
+
     /// Adds to the story of every upgrade that is not over.
     pub(super) fn tell_all(&mut self, now: Time, event: &'static str, message: &str) {
         for record in self.0.values_mut().filter(|record| !record.is_finished()) {

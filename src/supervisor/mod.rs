@@ -86,7 +86,7 @@ use metrics::Counters;
 use paths::RuntimeDirectory;
 use pause::{Pausing, Unheld};
 use poller::{Poller, Source};
-use prober::Prober;
+use prober::{Prober, Stage};
 use process::{Ground, Process};
 use reexec::Reexec;
 pub use reexec::{check_state, check_state_if_asked};
@@ -421,7 +421,7 @@ enum Elsewhere {
     /// What they are answered during an upgrade is not good enough.
     Condemned { upgrade: UpgradeId, reason: String },
     /// The last request of an upgrade that is over has been answered.
-    Probed { upgrade: UpgradeId, kernel: KernelFigures },
+    Probed { upgrade: UpgradeId, kernel: Option<KernelFigures> },
     /// Leftovers of an instance were searched for and signalled; so many were found.
     Swept { instance: InstanceId, found: usize },
     /// Something an operator should know about an instance.
@@ -881,6 +881,7 @@ impl Supervisor {
             return;
         }
         self.stopping = true;
+        self.end_probing(|_| true, Stage::Ended);
         tracing::info!("stopping: every service drains first (ask again to end them at once)");
         self.systemd.stopping("stopping");
         self.tell("ending", "stopping: every service drains first");

@@ -320,21 +320,39 @@ impl Supervisor {
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
             (None, _, Some(name)) => Err(self.no_service(name)),
-            _ => Err(rejection(RejectionKind::Invalid, "this supervisor has several services: name one")),
+            _ => Err(self.name_one(&self.core.in_order())),
         }
+    }
+
+    fn name_one(&self, of: &[ServiceId]) -> Rejection {
+        let names = self.names(of);
+        let rejection = rejection(RejectionKind::Invalid, "several services may be meant: name one");
+        Rejection { hint: Some(format!("one of {names}")), ..rejection }
     }
 
     /// The same; without a name, the one whose upgrade is the only one in flight.
     fn target_in_flight(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
-        let mut in_flight = self.core.services().values().filter(|service| service.upgrade.is_some());
-        match (name, in_flight.next(), in_flight.next()) {
-            (None, Some(only), None) => Ok(only.id),
-            _ => self.target(name),
+        let in_flight: Vec<ServiceId> = self
+            .core
+            .services()
+            .values()
+            .filter(|service| service.upgrade.is_some())
+            .map(|service| service.id)
+            .collect();
+        match (name, in_flight.as_slice()) {
+            (None, [only]) => Ok(*only),
+            (None, [_, ..]) => Err(self.name_one(&in_flight)),
+            (None, []) if self.services.len() > 1 => Err(refused(&Refusal::NothingInFlight)),
+            (None, []) | (Some(_), _) => self.target(name),
         }
     }
 
+    fn names(&self, of: &[ServiceId]) -> String {
+        of.iter().map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn no_service(&self, name: &str) -> Rejection {
-        let known = self.core.services().keys().map(|id| self.name_of(*id)).collect::<Vec<_>>().join(", ");
+        let known = self.names(&self.core.in_order());
         let rejection = rejection(RejectionKind::NotFound, format!("there is no service {name}"));
         Rejection { hint: Some(format!("this supervisor has {known}")), ..rejection }
     }

@@ -70,7 +70,7 @@ pub(super) fn service(
     ServiceStatus {
         name: shell.name.to_owned(),
         state: state(service),
-        detail: serving.and_then(|generation| detail(generation, now)),
+        detail: serving.and_then(|generation| detail(generation, shell.name, now)),
         last_output: None,
         serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
         upgrade: None,
@@ -165,9 +165,9 @@ fn state(service: &Service) -> ServiceState {
     }
 }
 
-fn detail(generation: &Generation, now: Time) -> Option<String> {
+fn detail(generation: &Generation, service: &str, now: Time) -> Option<String> {
     let failing = generation.seats.iter().filter(|seat| seat.doomed.is_some() || seat.reason.is_some()).count();
-    let detail = detail_of_one(generation, now)?;
+    let detail = detail_of_one(generation, service, now)?;
     match generation.seats.len() {
         1 => Some(detail),
         all => Some(format!("{failing} of {all} instances: {detail}")),
@@ -175,7 +175,7 @@ fn detail(generation: &Generation, now: Time) -> Option<String> {
 }
 
 /// About the first instance of which there is something to say.
-fn detail_of_one(generation: &Generation, now: Time) -> Option<String> {
+fn detail_of_one(generation: &Generation, service: &str, now: Time) -> Option<String> {
     if let Some(reason) = generation.seats.iter().find_map(|seat| seat.doomed.as_ref()) {
         return Some(format!("{reason}; it is being ended, to be started again"));
     }
@@ -185,7 +185,9 @@ fn detail_of_one(generation: &Generation, now: Time) -> Option<String> {
     Some(match seat.retry_at {
         Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", spoken(at.since(now))),
         None if seat.instance.is_some() => format!("{reason}; failure {failures} in a row, starting it again now"),
-        None => format!("{reason}; given up after {failures} failures in a row: `zdsup reload` starts it at once"),
+        None => {
+            format!("{reason}; given up after {failures} failures in a row: `zdsup reload {service}` starts it at once")
+        }
     })
 }
 

@@ -26,6 +26,7 @@ struct Shared {
     stopped: std::io::PipeReader,
     lame_duck: Duration,
     health: Option<&'static Path>,
+    everywhere: bool,
     open: Mutex<usize>,
     closed: Condvar,
     served: AtomicUsize,
@@ -40,13 +41,15 @@ pub(crate) struct Manner {
     /// The file that says how it is, to whoever asks for `/healthz`: nothing or no file means well, a number is the
     /// status of the answer, `hangs` means that none comes, `slow MS` that it takes so long.
     pub(crate) health: Option<&'static Path>,
+    /// What the file says is so for every request.
+    pub(crate) everywhere: bool,
 }
 
 impl Manner {
     pub(crate) fn of(options: &crate::Options) -> Self {
         let lame_duck = options.span("--lame-duck").unwrap_or(Duration::from_secs(2));
         let health = options.text("--health").map(|file| &*Box::leak(PathBuf::from(file).into_boxed_path()));
-        Self { blocking: options.has("--blocking"), lame_duck, health }
+        Self { blocking: options.has("--blocking"), lame_duck, health, everywhere: options.has("--everywhere") }
     }
 }
 
@@ -57,6 +60,7 @@ impl Server {
             stopped,
             lame_duck: manner.lame_duck,
             health: manner.health,
+            everywhere: manner.everywhere,
             open: Mutex::new(0),
             closed: Condvar::new(),
             served: AtomicUsize::new(0),
@@ -150,7 +154,8 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
         let text = String::from_utf8_lossy(&head).into_owned();
         let path = text.split(' ').nth(1).unwrap_or("/").to_owned();
         head.clear();
-        let (status, body) = if path == "/healthz" { health(shared) } else { (200, answer(&path, shared)) };
+        let (status, body) =
+            if shared.everywhere || path == "/healthz" { health(shared, &path) } else { (200, answer(&path, shared)) };
         let stopping = stopping_since.is_some() || is_readable(&shared.stopped, Some(Duration::ZERO));
         let close = stopping || text.to_ascii_lowercase().contains("connection: close");
         let manner = if close { "close" } else { "keep-alive" };
@@ -176,7 +181,7 @@ fn converse(mut connection: TcpStream, shared: &Shared) {
     }
 }
 
-fn health(shared: &Shared) -> (u16, String) {
+fn health(shared: &Shared, path: &str) -> (u16, String) {
     let text = shared.health.and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
     if let Some(millis) = text.trim().strip_prefix("slow ") {
         // The work that the request takes.
@@ -187,7 +192,7 @@ fn health(shared: &Shared) -> (u16, String) {
         "" => (200, "well\n".into()),
         "hangs" => os::hang(),
         status => {
-            println!("answered /healthz with {status}");
+            println!("answered {path} with {status}");
             (status.parse().expect("a status"), "not well\n".into())
         }
     }

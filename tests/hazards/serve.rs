@@ -1,7 +1,7 @@
 //! A good HTTP service: inherited sockets, READY=1, a graceful end.
 //!
 //! `--ready-delay MS`, `--gate FILE` (gets ready once that is there), `--status TEXT`, `--ready-fd N`, `--no-ready`, `--extend MS` (asked for at once),
-//! `--stopping-after MS` (says STOPPING=1, and goes on), `--health FILE` (what it answers at `/healthz`), `--own ADDRESS:BASE`
+//! `--stopping-after MS` (says STOPPING=1, and goes on), `--health FILE` (what it answers at `/healthz`; `--everywhere`: to all), `--own ADDRESS:BASE`
 //! (it listens there too, at the port that is its slot more), `--extend-drain MS`, `--lame-duck MS`, `--blocking`.
 
 use std::io::Write;

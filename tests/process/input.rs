@@ -218,7 +218,6 @@ fn config_gone() {
         (Some(""), "service"),
         (Some(half), "web.toml"),
         (Some("[service.web]\ncommand = 3\n"), "command"),
-        (Some("[service.other]\ncommand = [\"true\"]\n"), "web"),
     ];
     for (text, fragment) in cases {
         match text {
@@ -228,6 +227,10 @@ fn config_gone() {
         let reload = z.reload(&[]).because(fragment).still_serving(1);
         assert_eq!(reload.code, 2, "{reload:?}");
     }
+    // It is called otherwise now: the new one has to serve before the old one leaves.
+    fs::write(&path, "[service.other]\ncommand = [\"true\"]\n").expect("it can be written");
+    let renamed = z.reload(&[]).because("ended before it was ready");
+    assert_eq!((renamed.code, &*renamed.events[0].service), (4, "other"), "{renamed:?}");
     let log = z.supervisor.log();
     let missing = log.lines().find(|line| line.contains("no such file")).expect("it is in the log");
     assert!(missing.ends_with("(check the path); web@1 is still serving upgrade=2"), "one entry, one line: {missing}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{HistoryPage, ProbeSummary, SupervisorEvent, UpgradeRecord, Verdict};
+use zdsup::control::types::{HistoryPage, ProbeSummary, Status, SupervisorEvent, UpgradeRecord, Verdict};
 
 use crate::support::{Place, Setup, Zdsup, eventually, process};
 
@@ -64,11 +64,12 @@ fn a_good_upgrade_has_figures() {
         let reload = z.upgrade();
         assert!(began.elapsed() > Duration::from_secs(2), "what was before has to be seen");
         assert!(reload.events.iter().any(|event| event.event == "probing"), "{reload:?}");
-        let ProbeSummary { inside, before, errors, kernel } = z.probe(2);
+        let ProbeSummary { inside, before, errors, kernel, partial } = z.probe(2);
         let before = before.expect("there is a time before");
         assert_eq!((inside.errors, before.errors, errors), (0, 0, Default::default()));
         assert!(before.requests > 100 && before.requests <= 410, "{before:?}");
-        assert!(inside.requests > 25 && inside.requests < before.requests, "{inside:?}");
+        // The soak, and 2 s that follow the switch.
+        assert!(inside.requests > 125 && inside.requests < 1000 && !partial, "{inside:?}");
         for figures in [&inside, &before] {
             assert!(figures.p50 > 0.0 && figures.p50 <= figures.p99 && figures.p99 < 2.0, "{figures:?}");
         }
@@ -118,11 +119,13 @@ fn a_canary_that_answers_errors_is_rolled_back_by_the_budget() {
         assert_eq!((told.upgrade, told.generation), (Some(2), generation), "{told:?}");
     }
     let reason = reload.verdict().and_then(|verdict| verdict.reason.clone()).expect("a reason");
-    assert!(reason.contains("at most 1 % may; the last one: status 500"), "{reason}");
+    for part in ["at most 1 % may; before: 0 of ", ": /healthz through http; the last one: status 500"] {
+        assert!(reason.contains(part), "{reason}");
+    }
     let ProbeSummary { inside, before, errors, .. } = z.probe(2);
     assert_eq!(before.expect("there is a time before").errors, 0);
     assert_eq!(errors.status, inside.errors, "{errors:?}");
-    assert!(inside.errors >= 2 && inside.errors < inside.requests / 2, "{inside:?}");
+    assert!(inside.errors >= 2 && inside.errors < inside.requests, "{inside:?}");
     // What it says itself.
     let log = z.supervisor.log();
     let answered = log.lines().filter(|line| line.contains("answered /healthz with 500")).count();
@@ -152,6 +155,129 @@ fn a_soak_in_which_clients_see_errors_is_rolled_back() {
     z.end();
 }
 
+/// A service that fails as it is could not be mended otherwise.
+#[test]
+fn what_failed_before_is_not_the_candidates_fault() {
+    let z = serving("", |setup, _| {
+        canary(setup, "steps = [{ weight = 50, hold = \"500ms\" }]");
+        setup.upgrade.push("max-error-rate = \"1%\"".into());
+    });
+    z.upgrade();
+    fs::write(z.place.join("candidate"), "500").expect("a file can be written");
+    z.upgrade();
+    let ProbeSummary { inside, before, .. } = z.probe(3);
+    let before = before.expect("there is a time before");
+    assert!(before.requests > 100 && before.errors == before.requests, "{before:?}");
+    assert!(inside.errors > 100, "{inside:?}");
+    z.end();
+}
+
+/// The first instances of it are judged while the others wait.
+#[test]
+fn a_rolling_upgrade_is_judged() {
+    let z = serving("500", |setup, _| {
+        setup.service.push("instances = 3".into());
+        setup.upgrade.push("strategy = \"rolling\"\nsoak = \"60s\"\nmax-error-rate = \"5%\"".into());
+    });
+    z.reload(&[]).is(Verdict::RolledBack).because("at most 5 % may").still_serving(1);
+    z.end();
+}
+
+#[test]
+fn over_a_unix_socket() {
+    let z = serving("500", |setup, place| {
+        setup.listen.push(("admin".into(), format!("unix:{}", place.join("admin").display())));
+        let probe = "probe = { http = \"/healthz\", rate = 200, listener = \"admin\" }";
+        setup.upgrade = vec![probe.into(), "soak = \"60s\"\nmax-error-rate = \"5%\"".into()];
+    });
+    z.reload(&[]).is(Verdict::RolledBack).because("/healthz through admin; the last one: status 500");
+    let ProbeSummary { inside, before, kernel, .. } = z.probe(2);
+    assert!(before.is_some_and(|before| before.requests > 100 && before.errors == 0));
+    assert!(inside.errors > 0 && kernel.is_some(), "{inside:?}");
+    z.end();
+}
+
+/// All of the traffic moves with the verdict: that is what clients notice.
+#[test]
+fn what_follows_the_switch_is_seen() {
+    let z = serving("500", |setup, _| setup.service.push("traffic = \"steered\"".into()));
+    z.upgrade();
+    let ProbeSummary { inside, partial, .. } = z.probe(2);
+    assert!(inside.errors > 100 && !partial, "{inside:?}");
+    z.end();
+}
+
+/// Nobody waits for what follows, and who is not there any more makes no errors.
+#[test]
+fn what_follows_ends_with_the_service_and_with_the_next_upgrade() {
+    let z = serving("", |_, _| {});
+    z.upgrade();
+    z.upgrade();
+    z.record(2);
+    assert!(z.supervisor.run(&["stop", "web"]).status.success());
+    let probe = z.probe(3);
+    assert_eq!((probe.inside.errors, probe.partial), (0, false), "{probe:?}");
+    z.end();
+}
+
+/// The supervisor dies after the verdict and before the record: what was seen until then is in it.
+#[test]
+fn a_death_before_the_record_loses_no_figures() {
+    let z = serving("", |setup, _| {
+        setup.upgrade.push("soak = \"500ms\"".into());
+        setup.arguments.push("--keeper".into());
+    });
+    z.upgrade();
+    let pid = z.settled(2).supervisor.pid;
+    process::kill(pid, Signal::SIGKILL);
+    let probe = z.probe(2);
+    assert!(z.record(2).drain.is_some(), "it was over before the record was written");
+    assert!(probe.partial && probe.before.is_some() && probe.inside.requests > 10, "{probe:?}");
+    let shown = z.supervisor.run(&["history", "web@2"]);
+    let shown = String::from_utf8(shown.stdout).expect("text");
+    assert!(shown.contains("  at least: "), "{shown}");
+    z.end();
+}
+
+#[test]
+fn a_reexec_goes_on_counting() {
+    let z = serving("", |setup, _| {
+        canary(setup, "steps = [{ weight = 50 }], manual = true");
+        setup.upgrade.push("max-error-rate = \"1%\"".into());
+    });
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    let seen = |status: &Status| status.services[0].upgrade.as_ref().and_then(|upgrade| upgrade.probe.clone());
+    let requests = |status: &Status| seen(status).map_or(0, |probe| probe.inside.requests);
+    let before = z.wait_for("the canary answers", |status| {
+        let step = status.services[0].upgrade.as_ref().map(|upgrade| upgrade.step.as_str());
+        step == Some("awaiting-promotion") && requests(status) > 50
+    });
+    assert!(z.supervisor.run(&["reexec"]).status.success());
+    let after = z.wait_for("its successor asks", |status| {
+        status.supervisor.incarnation == 2 && requests(status) > requests(&before) + 10
+    });
+    assert_eq!(seen(&after).map(|probe| probe.before), seen(&before).map(|probe| probe.before));
+    fs::write(z.place.join("candidate"), "500").expect("a file can be written");
+    assert_eq!(z.supervisor.verdict_of(2).verdict, Verdict::RolledBack);
+    let probe = z.probe(2);
+    assert!(probe.partial && probe.inside.requests > requests(&after), "{probe:?}");
+    z.end();
+}
+
+/// Nothing is resolved for it, and it is probed all the same.
+#[test]
+fn a_rollback_to_what_stands_by() {
+    let z = serving("", |setup, _| {
+        setup.service.push("traffic = \"steered\"".into());
+        setup.upgrade.push("strategy = \"blue-green\"".into());
+    });
+    z.upgrade();
+    z.supervisor.upgrade("rollback", &[]).is(Verdict::Upgraded);
+    let probe = z.probe(3);
+    assert!(probe.before.is_none() && probe.inside.requests > 100 && probe.inside.errors == 0, "{probe:?}");
+    z.end();
+}
+
 #[test]
 fn without_a_budget_errors_are_only_counted() {
     let z = serving("503", |setup, _| canary(setup, "steps = [{ weight = 50, hold = \"500ms\" }]"));
@@ -171,7 +297,7 @@ fn a_slow_release_shows() {
     let ProbeSummary { inside, before, .. } = z.probe(2);
     let before = before.expect("there is a time before");
     assert!(inside.p99 > 0.15 && inside.p99 < 2.0, "{inside:?}");
-    assert!(before.p50 < 0.1 && inside.p50 < 0.15, "{before:?} {inside:?}");
+    assert!(before.p50 < 0.1 && before.p99 < inside.p99, "{before:?} {inside:?}");
     z.end();
 }
 
@@ -261,6 +387,8 @@ fn a_successor_goes_on_asking() {
     fs::write(z.place.join("candidate"), "500").expect("a file can be written");
     let verdict = z.supervisor.verdict_of(2);
     assert_eq!(verdict.verdict, Verdict::RolledBack, "{verdict:?}");
-    assert!(z.probe(2).inside.errors > 0);
+    let probe = z.probe(2);
+    assert!(probe.inside.errors > 0 && probe.partial, "{probe:?}");
+    assert!(probe.before.is_some_and(|before| before.requests > 100), "what was before is known still");
     z.end();
 }

@@ -335,6 +335,43 @@ fn what_is_asked_for_must_be_answered() {
 }
 
 #[test]
+fn the_probe_asks_what_is_rehearsed() {
+    let mut z = Zdsup::serving(&["serve"]);
+    let stage = Stage::of(&z.place);
+    let health = z.place.join("health");
+    z.release(&["serve", "--health", &health.display().to_string()]);
+    for service in ["", "traffic = \"steered\""] {
+        z.configure(|setup| {
+            setup.service = vec![service.into()];
+            setup.upgrade = vec!["probe = { http = \"/healthz\", rate = 200 }".into()];
+        });
+        let seen = |rehearsed: &Rehearsed| {
+            let event = rehearsed.events().into_iter().find(|event| event.event == "probed");
+            event.unwrap_or_else(|| panic!("nobody asked: {:?}", rehearsed.0)).message
+        };
+        fs::write(&health, "").expect("it can be written");
+        let rehearsed = stage.rehearse(&z.place, &["--for", "300ms"]);
+        rehearsed.is(Verdict::Upgraded, 0);
+        let message = seen(&rehearsed);
+        assert!(message.starts_with("clients would have seen 0 errors in ") && message.contains("p99"), "{message}");
+        // Without a budget they are only told.
+        fs::write(&health, "500").expect("it can be written");
+        let rehearsed = stage.rehearse(&z.place, &["--for", "300ms"]);
+        rehearsed.is(Verdict::Upgraded, 0);
+        let message = seen(&rehearsed);
+        assert!(message.ends_with("by their status"), "{message}");
+    }
+    z.configure(|setup| {
+        setup.service.clear();
+        setup.upgrade.push("soak = \"10s\"\nmax-error-rate = \"1%\"".into());
+    });
+    let rehearsed = stage.rehearse(&z.place, &[]);
+    let reason = rehearsed.is(Verdict::RolledBack, 4).reason.expect("a reason");
+    assert!(reason.contains("probe requests failed (") && reason.contains("through http"), "{reason}");
+    assert_eq!(z.status().services[0].serving, Some(1));
+}
+
+#[test]
 fn health_checks_reach_what_is_rehearsed() {
     let mut z = Zdsup::serving_with(&["serve"], |setup, _| {
         setup.service = vec!["instances = 2\ntraffic = \"steered\"".into()];

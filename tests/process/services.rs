@@ -179,6 +179,33 @@ fn three() -> Vec<One> {
     vec![one("web", &["serve"], &["api"]), one("api", &["serve"], &["db"]), one("db", &["serve"], &[])]
 }
 
+// ---- each by itself -----------------------------------------------------------------------------------------------
+
+/// Of two services that are probed at once the one that answers errors is rolled back, and the other is not.
+#[test]
+fn two_budgets_at_once() {
+    let place = Place::new();
+    let health = |name: &str| place.join(name).display().to_string();
+    let (well, ill) = (health("well"), health("ill"));
+    let upgrade = "[service.NAME.upgrade]\nprobe = { http = \"/healthz\", rate = 200 }\nsoak = \"2s\"\n\
+                   max-error-rate = \"5%\"\n";
+    let services = ["web", "api"].map(|name| one(name, &["serve"], &[]).with("", upgrade));
+    let mut f = Fleet::started_in(place, services.to_vec(), &[]);
+    f.wait_for_all();
+    fs::write(&ill, "500").expect("a file can be written");
+    f.release("web", &["serve", "--health", &ill]);
+    f.release("api", &["serve", "--health", &well]);
+    for name in ["web", "api"] {
+        f.run(&["reload", name, "--no-wait"]).ends(0);
+    }
+    let verdict = f.supervisor.verdict_of(3);
+    let reason = verdict.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("/healthz through http; the last one: status 500"), "{verdict:?}");
+    assert_eq!(f.supervisor.verdict_of(4).verdict, Verdict::Upgraded);
+    assert_eq!(f.serving_now(), [("web".to_owned(), Some(1)), ("api".to_owned(), Some(2))]);
+    f.end();
+}
+
 // ---- the order ----------------------------------------------------------------------------------------------------
 
 #[test]
@@ -420,6 +447,26 @@ fn a_dead_supervisor_ends_no_sequence() {
 }
 
 /// Fifty services with two instances each: they start, and a reload of one is as quick as ever.
+/// Without a name a command means what can only be meant, or says which there are.
+#[test]
+fn commands_without_a_name() {
+    let fleet = Fleet::serving(three());
+    let said = |words: &[&str], code: i32, fragment: &str| {
+        let output = fleet.supervisor.run(words);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {text}");
+        assert!(text.contains(fragment), "{words:?}: {fragment:?} is not in {text}");
+    };
+    for words in [["rollback"], ["pause"], ["resume"]] {
+        said(&words, 2, "one of db, api, web");
+    }
+    for words in [["promote"], ["abort"]] {
+        said(&words, 5, "no upgrade is in flight");
+    }
+    said(&["abort", "api"], 5, "no upgrade is in flight");
+    said(&["pause", "ap"], 2, "this supervisor has db, api, web");
+}
+
 #[test]
 fn fifty_services() {
     let services = (0..50).map(|number| one(&format!("s{number}"), &["serve"], &[]).with("instances = 2\n", ""));

@@ -10,6 +10,7 @@
 //!
 //! - All that a rehearsal does is done by the supervisor that does it in earnest: the first start of a service goes
 //!   through the steps of an upgrade ([`FirstFailure::Rehearse`](crate::core::FirstFailure)), its soak is the rehearsal's time.
+//! - So is its probe, which asks what is rehearsed as clients would, and whose budget of errors counts.
 //! - The supervisor in production has no part in it, so none of its descriptors, processes or memory can be harmed.
 //! - The rehearsal ends with this process: when that dies, however it does, the lifeline is closed.
 
@@ -201,6 +202,11 @@ impl Rehearsal<'_> {
             verdict.exit_code = Exit::Failed.code();
             verdict.reason = Some(wrong);
             verdict.hint = None;
+        }
+        if let Some(seen) = telling.upgrade(UPGRADE).await?.probe {
+            let message = render::rehearsal_seen(&seen);
+            let event = "probed".to_owned();
+            self.tell(UpgradeEvent { event, message, verdict: None, ..verdict.clone() })?;
         }
         self.conclude(verdict)
     }

@@ -92,6 +92,9 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
         out.push_str(&format!("  {}\n", figures("clients saw", &probe.inside)));
         out.extend(failed(&probe.errors).map(|errors| format!("    of these {errors}\n")));
         out.extend(probe.before.iter().map(|before| format!("  {}\n", figures("and before", before))));
+        if probe.partial {
+            out.push_str("  at least: a supervisor was replaced or died; times are of the latest\n");
+        }
         out.extend(probe.kernel.iter().map(|kernel| format!("  {}\n", counted(kernel))));
     }
     out.push('\n');
@@ -109,11 +112,12 @@ fn word_of(word: &str) -> String {
 }
 
 /// How requests failed, if any did.
-fn failed(errors: &ProbeErrors) -> Option<String> {
-    let ProbeErrors { refused, reset, timed_out, cut, malformed, status } = *errors;
+pub(super) fn failed(errors: &ProbeErrors) -> Option<String> {
+    let ProbeErrors { refused, unreachable, reset, timed_out, cut, malformed, status } = *errors;
     let classes = [
         (status, "by their status"),
         (refused, "refused"),
+        (unreachable, "unreachable"),
         (reset, "reset"),
         (timed_out, "not answered in time"),
         (cut, "cut off"),
@@ -235,7 +239,7 @@ fn percent(share: f64) -> String {
 pub(super) fn figures(who: &str, figures: &ProbeFigures) -> String {
     let ProbeFigures { requests, errors, p50, p99 } = figures;
     if *requests == 0 {
-        return format!("{who} nothing: nobody asked");
+        return format!("{who} nothing: nobody was asked");
     }
     let (errors, requests) = (count(*errors, "error"), count(*requests, "request"));
     // An answer takes a while: there was none.

@@ -11,7 +11,7 @@ mod watch;
 
 pub(super) use history::{history, kpi, timeline, told};
 pub(super) use progress::{accepted, event, waiting};
-pub(super) use rehearsal::{rehearsal_overdue, rehearsed, rehearsed_in_short, rehearsing};
+pub(super) use rehearsal::{rehearsal_overdue, rehearsal_seen, rehearsed, rehearsed_in_short, rehearsing};
 pub(super) use status::{draining, status};
 pub(super) use units::{instant, span};
 pub(super) use watch::{Peaks, watch};

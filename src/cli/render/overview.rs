@@ -1,6 +1,6 @@
 //! Many services: a line for each of which there is nothing to say, so that the others are seen.
 
-use super::status::{paint, service};
+use super::status::paint;
 use super::table::Table;
 use super::units::{count, size, span};
 use crate::cli::terminal::{Style, clean};
@@ -10,21 +10,20 @@ use crate::core::Verdict;
 /// So many services are shown in full.
 const IN_FULL: usize = 6;
 
-/// Services; those that serve and do nothing else in a table where there are many. `now` is in seconds since the epoch.
-pub(super) fn services(services: &[ServiceStatus], now: f64, style: Style) -> String {
+/// Those of which there is nothing to say but that they serve, where there are many; and the others.
+pub(super) fn divided(services: &[ServiceStatus]) -> (Vec<&ServiceStatus>, Vec<&ServiceStatus>) {
     let many = services.len() > IN_FULL;
-    let (quiet, others): (Vec<_>, Vec<_>) = services.iter().partition(|service| many && is_quiet(service));
-    let mut out = String::new();
-    if !quiet.is_empty() {
-        out.push_str(&format!("\n{}\n", style.good(&format!("{} serving", count(quiet.len() as u64, "service")))));
-        out.push_str(&table(&quiet).text(style));
-        out.push_str(&format!("  {}\n", style.faint("`zdsup status SERVICE` shows all about one")));
+    services.iter().partition(|service| many && is_quiet(service))
+}
+
+/// Services that serve and do nothing else, a line each.
+pub(super) fn quiet(services: &[&ServiceStatus], style: Style) -> String {
+    if services.is_empty() {
+        return String::new();
     }
-    for one in others {
-        out.push('\n');
-        out.push_str(&service(one, now, style));
-    }
-    out
+    let heading = style.good(&format!("{} serving", count(services.len() as u64, "service")));
+    let more = style.faint("`zdsup status SERVICE` shows all about one");
+    format!("\n{heading}\n{}  {more}\n", table(services).text(style))
 }
 
 /// Whether it serves as it is meant to, and nothing else is to be said about it.

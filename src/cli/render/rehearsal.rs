@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::history::{failed, figures};
 use super::progress::output;
 use super::span;
 use crate::cli::terminal::{Style, clean, clean_lines};
-use crate::control::types::{UpgradeEvent, VerdictStatus};
+use crate::control::types::{ProbeSummary, UpgradeEvent, VerdictStatus};
 use crate::core::Verdict;
 
 /// What is about to be done.
@@ -57,6 +58,12 @@ fn would(verdict: Verdict) -> &'static str {
     }
 }
 
+/// What a prober saw of it in the place of clients.
+pub(in crate::cli) fn rehearsal_seen(probe: &ProbeSummary) -> String {
+    let seen = figures("clients would have seen", &probe.inside);
+    failed(&probe.errors).map_or(seen.clone(), |errors| format!("{seen}; of these {errors}"))
+}
+
 /// It had to be killed.
 pub(in crate::cli) fn rehearsal_overdue(style: Style) -> String {
     let warning = style.unsure("warning");
@@ -66,6 +73,7 @@ pub(in crate::cli) fn rehearsal_overdue(style: Style) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::types::{ProbeErrors, ProbeFigures};
 
     fn event(verdict: Verdict, reason: Option<&str>) -> UpgradeEvent {
         let verdict = VerdictStatus {
@@ -90,6 +98,17 @@ mod tests {
             generation: None,
             verdict: Some(Box::new(verdict)),
         }
+    }
+
+    #[test]
+    fn what_clients_would_have_seen() {
+        let inside = ProbeFigures { requests: 100, errors: 3, p50: 0.001, p99: 0.002 };
+        let errors = ProbeErrors { status: 2, cut: 1, ..ProbeErrors::default() };
+        let seen = "clients would have seen 3 errors in 100 requests, p50 1 ms, p99 2 ms";
+        let probe = ProbeSummary { inside, ..ProbeSummary::default() };
+        assert_eq!(rehearsal_seen(&probe), seen);
+        let failed = ProbeSummary { errors, ..probe };
+        assert_eq!(rehearsal_seen(&failed), format!("{seen}; of these 2 by their status, 1 cut off"));
     }
 
     #[test]

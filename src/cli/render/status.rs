@@ -3,7 +3,7 @@
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{
     GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, LastOutput, ListenerStatus,
-    ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
+    ProbeSummary, ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
 };
 use crate::core::Verdict;
 
@@ -18,7 +18,13 @@ const OUTPUT_LINES: usize = 5;
 
 /// Everything. `now` is in seconds since the epoch.
 pub(in crate::cli) fn status(status: &Status, now: f64, style: Style) -> String {
-    supervisor(&status.supervisor, style) + &overview::services(&status.services, now, style)
+    let (quiet, others) = overview::divided(&status.services);
+    let mut out = supervisor(&status.supervisor, style) + &overview::quiet(&quiet, style);
+    for one in others {
+        out.push('\n');
+        out.push_str(&service(one, now, style));
+    }
+    out
 }
 
 /// What still drains, in a line.
@@ -106,10 +112,18 @@ pub(super) fn kept(service: &ServiceStatus) -> String {
 
 /// The upgrade in flight.
 pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
-    let waits = if upgrade.step == "awaiting-promotion" { ": `zdsup promote` or `zdsup abort`" } else { "" };
-    let probe = upgrade.probe.as_ref().map(|probe| format!("  {}\n", figures("clients see", &probe.inside)));
+    let waits = match upgrade.step == "awaiting-promotion" {
+        true => format!("  `zdsup promote {0}` lets it go on, `zdsup abort {0}` gives it up\n", upgrade.service),
+        false => String::new(),
+    };
+    // Before anything is started there is nothing but the time before.
+    let seen = |probe: &ProbeSummary| match &probe.before {
+        Some(before) if probe.inside.requests == 0 => format!("  {}\n", figures("before, clients see", before)),
+        _ => format!("  {}\n", figures("clients see", &probe.inside)),
+    };
+    let probe = upgrade.probe.as_ref().map(seen);
     let (kind, id, step, so_far) = (upgrade.kind, upgrade.id, &upgrade.step, span(upgrade.duration));
-    format!("  {kind} #{id}: {step}, {so_far} so far{waits}\n{}", probe.unwrap_or_default())
+    format!("  {kind} #{id}: {step}, {so_far} so far\n{waits}{}", probe.unwrap_or_default())
 }
 
 /// One service, with all that is known of it.
@@ -120,7 +134,8 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
         out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
     }
     if let Some(left) = service.paused {
-        let line = format!("PAUSED: new connections wait, {} left; `zdsup resume` lets them in", span(left));
+        let (left, name) = (span(left), &service.name);
+        let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {name}` ends it");
         out.push_str(&format!("  {}\n", style.bad(&line)));
     }
     if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
@@ -179,7 +194,8 @@ fn add_generation(table: &mut Table<8>, service: &str, generation: &GenerationSt
             instance.memory.map_or_else(unknown, size),
             instance.cpu.map_or_else(unknown, span),
         ];
-        let standby = standby.map(|left| format!("`zdsup rollback` goes back at once for {} more", span(left)));
+        let standby =
+            standby.map(|left| format!("`zdsup rollback {service}` goes back at once for {} more", span(left)));
         table.row(cells, paint, standby.into_iter().chain(below(instance)).collect());
     }
 }

@@ -2,6 +2,9 @@
 
 use crate::cli::terminal::{Style, wrap};
 
+/// Less than so much of a cell says nothing.
+const CLIPPED_MIN: usize = 8;
+
 /// A table, indented by two, whose columns are as wide as they must be. Columns that are empty throughout are left out.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
@@ -36,14 +39,19 @@ impl<const N: usize> Table<N> {
             .map(|at| self.rows.iter().map(|row| row.cells[at].chars().count()).chain([widths[at]]).max().unwrap_or(0))
             .collect();
         let head: Vec<String> = columns.iter().map(|at| format!("{:<1$}", self.head[*at], widths[*at])).collect();
+        // What stands before the last one, and what is between them.
+        let before = columns.iter().rev().skip(1).map(|at| widths[*at] + 2).sum::<usize>() + 2;
         let mut out = format!("  {}\n", style.faint(head.join("  ").trim_end()));
         for row in &self.rows {
             let mut line = String::from(" ");
             let last = columns.last();
             for at in &columns {
-                let cell = &row.cells[*at];
+                let cell = match style.width {
+                    Some(width) if Some(at) == last => clipped(&row.cells[*at], width.saturating_sub(before)),
+                    Some(_) | None => row.cells[*at].clone(),
+                };
                 let padding = if Some(at) == last { 0 } else { widths[*at] - cell.chars().count() };
-                let painted = if *at == 1 { (row.paint)(style, cell) } else { cell.clone() };
+                let painted = if *at == 1 { (row.paint)(style, &cell) } else { cell };
                 line.push_str(&format!(" {painted}{:padding$} ", ""));
             }
             out.push_str(line.trim_end());
@@ -57,4 +65,12 @@ impl<const N: usize> Table<N> {
         }
         out
     }
+}
+
+/// A cell that ends at the edge, unless hardly anything of it would be left.
+fn clipped(cell: &str, room: usize) -> String {
+    if cell.chars().count() <= room || room < CLIPPED_MIN {
+        return cell.to_owned();
+    }
+    cell.chars().take(room - 1).chain(['…']).collect()
 }

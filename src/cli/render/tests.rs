@@ -150,7 +150,7 @@ fn a_pause_is_shouted() {
     let mut paused = whole();
     paused.services[0].paused = Some(12.3);
     let text = status(&paused, 1_013.75, PLAIN);
-    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume` lets them in\n"), "{text}");
+    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
 }
 
@@ -178,6 +178,15 @@ fn status_of_many_services() {
     let text = status(&whole, 1_013.75, PLAIN);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
+    whole.services[5].listeners[0].address = "unix:/run/service-with-a-long-name/control.sock".into();
+    let text = status(&whole, 1_013.75, PLAIN);
+    assert!(text.contains("unix:/run") && text.contains('…'), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    let piped = status(&whole, 1_013.75, Style { width: None, ..PLAIN });
+    assert!(piped.contains("control.sock"), "{piped}");
+    // What moves is seen first.
+    let picture = watch(&whole, &mut Peaks::default(), 1_013.75, PLAIN);
+    assert!(picture.find("\nservice-4  ") < picture.find("services serving"), "{picture}");
 }
 
 #[test]
@@ -431,6 +440,7 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
             inside: ProbeFigures { requests: 120, errors: 3, p50: 0.0012, p99: 0.024 },
             before: Some(ProbeFigures { requests: 40, errors: 0, p50: 0.001, p99: 0.002 }),
             errors: ProbeErrors { status: 2, reset: 1, ..ProbeErrors::default() },
+            partial: false,
             kernel: Some(KernelFigures { queue: 3, overflows: 0, drops: 0, resets: 1 }),
         }),
     }
@@ -453,6 +463,14 @@ fn what_one_upgrade_went_through() {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         insta::assert_snapshot!(name, text);
     }
+    // What a supervisor that died had counted; what nobody was asked.
+    let probe = record(4, Verdict::RolledBack).probe.expect("somebody asked");
+    let probed = |probe| timeline(&UpgradeRecord { probe: Some(probe), ..record(4, Verdict::RolledBack) }, PLAIN);
+    let partial = probed(ProbeSummary { partial: true, kernel: None, ..probe });
+    assert!(partial.contains("  at least: a supervisor was replaced or died"), "{partial}");
+    assert!(partial.lines().all(|line| line.chars().count() <= 80) && !partial.contains("waited to be"), "{partial}");
+    let nobody = probed(ProbeSummary::default());
+    assert!(nobody.contains("  clients saw nothing: nobody was asked\n"), "{nobody}");
     // Whatever is on record, it can be drawn.
     let nothing = UpgradeRecord { phases: vec![], duration: 0.0, drain: None, ..record(4, Verdict::Refused) };
     assert!(timeline(&nothing, PLAIN).contains("verdict"));
@@ -460,7 +478,7 @@ fn what_one_upgrade_went_through() {
         let probe = Some(ProbeSummary { inside, ..ProbeSummary::default() });
         timeline(&UpgradeRecord { probe, ..nothing.clone() }, PLAIN)
     };
-    assert!(seen(ProbeFigures::default()).contains("  clients saw nothing: nobody asked\n"));
+    assert!(seen(ProbeFigures::default()).contains("  clients saw nothing: nobody was asked\n"));
     let errors = ProbeFigures { requests: 2, errors: 2, ..ProbeFigures::default() };
     assert!(seen(errors).contains("  clients saw 2 errors in 2 requests, and no answer\n"));
     let odd = vec![PhaseRecord { name: "x".into(), start: f64::MAX, duration: -1.0 }];

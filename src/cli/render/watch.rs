@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::cli::terminal::{Style, clean};
 use crate::control::types::{GenerationState, GenerationStatus, InstanceHealth, InstanceState, ServiceStatus, Status};
 
+use super::overview;
 use super::status::{below, generation_state, heading, in_flight, instance_state, kept, last_upgrade, paint};
 use super::status::{strength, supervisor};
 use super::table::Table;
@@ -41,11 +42,13 @@ impl Peaks {
 pub(in crate::cli) fn watch(status: &Status, peaks: &mut Peaks, now: f64, style: Style) -> String {
     peaks.see(status);
     let mut out = supervisor(&status.supervisor, style);
-    for service in &status.services {
+    // What moves comes first: the end of a long picture is below the screen.
+    let (quiet, others) = overview::divided(&status.services);
+    for service in others {
         out.push('\n');
         out.push_str(&one(service, peaks, now, style));
     }
-    out
+    out + &overview::quiet(&quiet, style)
 }
 
 fn one(service: &ServiceStatus, peaks: &Peaks, now: f64, style: Style) -> String {

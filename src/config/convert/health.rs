@@ -247,7 +247,7 @@ fn url(url: Spanned<String>) -> Result<UrlPattern> {
     Ok(pattern)
 }
 
-fn host(host: Spanned<String>) -> Result<String> {
+pub(super) fn host(host: Spanned<String>) -> Result<String> {
     if host.get_ref().is_empty() || HeaderValue::from_str(host.get_ref()).is_err() {
         let message = format!("`{}` cannot be a Host header", host.get_ref().escape_debug());
         return Err(Problem::new(host.span(), message).hint("write a name such as `example.org`"));

@@ -5,14 +5,11 @@ use std::time::Duration;
 
 use toml::Spanned;
 
-use super::super::address::Address;
 use super::super::{
-    Affinity, Canary, CanaryStep, ErrorBudget, Listen, Network, NetworkError, Strategy, Traffic, Upgrade, UpgradeProbe,
-    raw, units,
+    Affinity, Canary, CanaryStep, Listen, Network, NetworkError, Strategy, Traffic, Upgrade, raw, units,
 };
-use super::health::path;
-use super::{INSTANCES_MAX, Origin, Problem, Result, at, choice, duration, named, nonzero, number, optional};
-use crate::sys::socket::UnixKind;
+use super::probe::probe;
+use super::{INSTANCES_MAX, Origin, Problem, Result, choice, duration, nonzero, number};
 
 const STRATEGIES: [&str; 5] = ["overlap", "rolling", "canary", "blue-green", "stop-start"];
 
@@ -34,7 +31,7 @@ pub(super) struct Around<'a> {
 
 pub(super) fn upgrade(raw: raw::Upgrade, around: &Around<'_>) -> Result<Upgrade> {
     let default = Upgrade::default();
-    Ok(Upgrade {
+    let mut upgrade = Upgrade {
         soak: raw.soak.as_ref().map_or(Ok(default.soak), duration)?,
         max_draining: raw.max_draining.as_ref().map_or(Ok(default.max_draining), |max| {
             number(max, 1..=u32::MAX.into(), "the number of draining generations")
@@ -43,7 +40,6 @@ pub(super) fn upgrade(raw: raw::Upgrade, around: &Around<'_>) -> Result<Upgrade>
             .keep_releases
             .as_ref()
             .map_or(Ok(default.keep_releases), |keep| number(keep, 0..=100, "the number of kept releases"))?,
-        probe: probe(raw.probe, raw.max_error_rate.as_ref(), around)?,
         strategy: Wanted {
             strategy: raw.strategy,
             max_surge: raw.max_surge,
@@ -52,7 +48,10 @@ pub(super) fn upgrade(raw: raw::Upgrade, around: &Around<'_>) -> Result<Upgrade>
             standby: raw.standby,
         }
         .strategy(around)?,
-    })
+        probe: None,
+    };
+    upgrade.probe = probe(raw.probe, raw.max_error_rate.as_ref(), &upgrade, around)?;
+    Ok(upgrade)
 }
 
 /// The strategy, and the keys that belong to one of them.
@@ -249,56 +248,4 @@ fn from(raw: &[Spanned<String>]) -> Result<Vec<Network>> {
         parsed.map_err(|error: NetworkError| Problem::new(text.span(), error.to_string()).hint(error.hint()))
     };
     raw.iter().map(network).collect()
-}
-
-fn probe(
-    raw: Option<Spanned<raw::Probe>>,
-    budget: Option<&Spanned<raw::Percent>>,
-    around: &Around<'_>,
-) -> Result<Option<UpgradeProbe>> {
-    let Some(raw) = raw else {
-        return match budget {
-            None => Ok(None),
-            Some(budget) => {
-                let remedy = around.origin.either("probe = { http = \"/\" }", "--upgrade-probe /");
-                Err(Problem::new(budget.span(), "there are no requests whose errors could be counted")
-                    .hint(format!("add `{remedy}`, or remove it")))
-            }
-        };
-    };
-    let place = raw.span();
-    let raw = raw.into_inner();
-    let Some(http) = raw.http else {
-        return Err(Problem::new(place, "the probe has nothing to ask for").hint("add a path: `http = \"/\"`"));
-    };
-    let rate = raw.rate.map_or(Ok(UpgradeProbe::RATE), |rate| number(&rate, 1..=1000, "the requests a second"))?;
-    let listener = probed(raw.listener.as_ref(), place, around.listen)?;
-    Ok(Some(UpgradeProbe { http: path(http)?, rate, listener, max_error_rate: optional(budget, error_budget)? }))
-}
-
-fn probed(name: Option<&Spanned<String>>, place: Range<usize>, listen: &[Listen]) -> Result<String> {
-    let fits =
-        |listen: &&Listen| matches!(listen.address, Address::Tcp(_) | Address::Unix { kind: UnixKind::Stream, .. });
-    let Some(name) = name else {
-        return listen.iter().find(fits).map(|listen| listen.name.clone()).ok_or_else(|| {
-            Problem::new(place, "there is no listener that the probe could go through")
-                .hint("add one for TCP or a unix stream, or remove the probe")
-        });
-    };
-    let found = named(name, listen.iter().map(|listen| listen.name.as_str()), "a listener of this service")?;
-    match listen.iter().find(|listen| listen.name == found) {
-        Some(listen) if !fits(&listen) => {
-            let message = format!("HTTP goes over TCP or a unix stream, and the address is `{}`", listen.address);
-            Err(Problem::new(name.span(), message).hint("name another listener"))
-        }
-        _ => Ok(found.to_owned()),
-    }
-}
-
-fn error_budget(percent: &Spanned<raw::Percent>) -> Result<ErrorBudget> {
-    let per_million = units::percent(&percent.get_ref().0).map_err(at(percent.span()))?;
-    if per_million == 1_000_000 {
-        return Err(Problem::new(percent.span(), "more than all requests cannot fail").hint("write less, or remove it"));
-    }
-    Ok(ErrorBudget::per_million(per_million))
 }

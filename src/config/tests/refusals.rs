@@ -188,7 +188,7 @@ const AFTER: [(&str, &str); 127] = [
 ];
 
 /// What follows a service with steered traffic.
-const STEERED: [(&str, &str); 19] = [
+const STEERED: [(&str, &str); 20] = [
     ("steered UDP", "[[service.web.listen]]\naddress = \"udp:53\""),
     ("a steered unix socket", "[[service.web.listen]]\naddress = \"unix:/run/web.sock\""),
     ("a steered vsock", "[[service.web.listen]]\naddress = \"vsock:2:80\""),
@@ -232,7 +232,46 @@ const STEERED: [(&str, &str); 19] = [
     ("a path with a space", "[service.web.upgrade]\nprobe = { http = \"/a b\" }"),
     ("an unknown listener", "[service.web.upgrade]\nprobe = { http = \"/\", listener = \"https\" }"),
     ("an endless budget", "[service.web.upgrade]\nprobe = { http = \"/\" }\nmax-error-rate = \"100%\""),
+    ("a host that is none", "[service.web.upgrade]\nprobe = { http = \"/\", host = \"\" }"),
 ];
+
+/// A budget of 1 % that could never be exceeded, whatever the new release answers.
+const BUDGETS: [(&str, &str); 12] = [
+    ("no soak", ""),
+    ("a soak too short", "probe = { http = \"/\", rate = 1 }\nsoak = \"9s\""),
+    ("a soak too short for one request", "probe = { http = \"/\", rate = 1 }\nsoak = \"1s\""),
+    ("an end without overlap", "strategy = \"stop-start\""),
+    ("all of one instance at a time", "strategy = \"rolling\""),
+    ("overlap with a soak and steered traffic", "steered\nsoak = \"5s\""),
+    ("blue-green", "steered\nstrategy = \"blue-green\"\nsoak = \"5s\""),
+    ("rolling all at once", "steered\nstrategy = \"rolling\"\nsoak = \"5s\""),
+    (
+        "steps too short",
+        "steered\nstrategy = \"canary\"\ncanary = { steps = [{ weight = 5, hold = \"100ms\" }, { weight = 9, hold = \"450ms\" }] }",
+    ),
+    ("too small a share", "steered\nstrategy = \"canary\"\ncanary = { manual = true, steps = [{ weight = 1 }] }"),
+    (
+        "too small a share for long enough",
+        "steered\nstrategy = \"canary\"\ncanary = { steps = [{ weight = 1, hold = \"1m\" }, { weight = 50, hold = \"10ms\" }] }",
+    ),
+    (
+        "one client",
+        "steered\nstrategy = \"canary\"\ncanary = { manual = true, affinity = \"source\", steps = [{ weight = 5 }] }",
+    ),
+];
+
+/// A file with one of these.
+fn budget(text: &str) -> String {
+    let (traffic, text) = match text.strip_prefix("steered\n") {
+        Some(text) => ("traffic = \"steered\"\n", text),
+        None => ("", text),
+    };
+    let probe = if text.contains("probe") { "" } else { "probe = { http = \"/\" }\n" };
+    format!(
+        "[service.web]\ncommand = [\"/bin/web\"]\n{traffic}listen = [{{ address = \"[::1]:80\" }}]\n\
+         [service.web.upgrade]\nmax-error-rate = \"1%\"\n{probe}{text}"
+    )
+}
 
 /// What is no service at all.
 const WHOLE: [(&str, &str); 12] = [
@@ -250,7 +289,7 @@ const WHOLE: [(&str, &str); 12] = [
     ("not TOML", "service:\n  web:\n    command: /bin/web\n"),
 ];
 
-const FLAGS: [&[&str]; 26] = [
+const FLAGS: [&[&str]; 28] = [
     &["--listen", "8080"],
     &["--drain-timeout", "30", "--", "web"],
     &["--drain-timeout", "-30s", "--", "web"],
@@ -286,6 +325,19 @@ const FLAGS: [&[&str]; 26] = [
         "web",
     ],
     &["--upgrade-max-error-rate", "1%", "--listen", "80", "--", "web"],
+    &["--upgrade-max-error-rate", "1%", "--upgrade-probe", "/", "--listen", "80", "--", "web"],
+    &[
+        "--upgrade-max-error-rate",
+        "1%",
+        "--upgrade-probe",
+        "/",
+        "--listen",
+        "80",
+        "--upgrade-soak",
+        "100ms",
+        "--",
+        "web",
+    ],
     &["--operators", "deploy,", "--", "web", "an argument with 'quotes'"],
 ];
 
@@ -314,6 +366,12 @@ fn steered_services_that_are_refused() {
         (title.to_owned(), load_text(&format!("{MINIMAL}traffic = \"steered\"\n{listen}{text}\n")))
     });
     insta::assert_snapshot!("steered", page(cases));
+}
+
+#[test]
+fn budgets_that_are_refused() {
+    let cases = BUDGETS.map(|(title, text)| (title.to_owned(), load_text(&budget(text))));
+    insta::assert_snapshot!("budgets", page(cases));
 }
 
 #[test]

@@ -101,10 +101,12 @@ fn a_probe_goes_through_the_first_listener_that_can_carry_it() {
     };
     let expected = |rate, listener: &str| UpgradeProbe {
         http: "/".to_owned(),
+        host: None,
         rate,
         listener: listener.to_owned(),
         max_error_rate: None,
     };
     assert_eq!(probe(""), expected(20, "admin"));
     assert_eq!(probe(", rate = 1000, listener = \"http\""), expected(1000, "http"));
+    assert_eq!(probe(", host = \"example.org\"").host.as_deref(), Some("example.org"));
 }

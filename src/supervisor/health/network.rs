@@ -256,6 +256,11 @@ mod tests {
         runtime.block_on(check)
     }
 
+    /// What comes of it where the machine is not so busy that this tells nothing.
+    fn in_time<F: Future<Output = Outcome>>(check: impl Fn() -> F) -> Outcome {
+        std::iter::repeat_with(|| run(check())).find(|outcome| *outcome != Outcome::Late).expect("it is tried again")
+    }
+
     fn asked(door: Door, question: &Question) -> Outcome {
         run(get(door, question, SOON))
     }
@@ -341,14 +346,15 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let door = || Door { address: listener.local_addr().expect("it is bound"), from: None, listener: None };
         let span = Duration::from_millis(50);
-        assert_eq!(run(get(door(), &question(), span)), badly_answered("no answer in 50 ms"));
+        let question = question();
+        assert_eq!(in_time(|| get(door(), &question, span)), badly_answered("no answer in 50 ms"));
         // A head, for which there is time, and then nothing.
         let stalls = serving(|mut connection| {
             connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").expect("it listens");
             let _ = connection.read_to_end(&mut Vec::new());
         });
         let ample = Duration::from_secs(1);
-        let question = Question { body: Some("abcde".into()), ..question() };
+        let question = Question { body: Some("abcde".into()), ..question };
         assert_eq!(run(get(stalls, &question, ample)), badly_answered("no whole answer in 1 s"));
     }
 

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use super::super::Supervisor;
 use crate::core::service::Role;
-use crate::core::{ServiceId, Step, UpgradeId};
+use crate::core::{Generation, ServiceId, Step, UpgradeId};
 use crate::history::{Begun, Drained, Line, UpgradeRecord};
 use crate::sys::clock;
 
@@ -31,6 +31,7 @@ impl Supervisor {
                 if served {
                     self.counters.drained(&name, duration);
                 }
+                self.note_drain(id, duration);
                 let (id, generation, at) = (id.0, generation.0, clock::wall());
                 self.history.append(Line::Drained(Drained { id, service: name, generation, at, duration, served }));
             }
@@ -84,6 +85,9 @@ impl Supervisor {
         if let Some(reason) = &mut record.reason {
             reason.truncate(end_within(reason, REASON_MAX));
         }
+        // What is gone already will not be told again.
+        let drained = |from| self.ledger.drained(upgrade, Generation(from)).map(|(took, _)| took);
+        record.drain = record.from.and_then(drained);
         let service = self.services.iter().find(|(_, service)| service.name == record.service).map(|(id, _)| id)?;
         let machine = self.core.services().get(service)?;
         let generation = machine.generations.values().find(|one| Some(one.number.0) == record.generation);

@@ -4,6 +4,7 @@
 //! - One that failed while callers were made to wait says nothing of the service, nor does one that failed for want of
 //!   something of our own: neither is counted.
 //! - Whether errors are too many is judged by the latest requests since the candidate took part, and since its share grew.
+//!   Those that are as frequent as before the upgrade are not the candidate's.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -12,10 +13,6 @@ use super::times::Times;
 use crate::config::ErrorBudget;
 use crate::history::{ProbeErrors, ProbeFigures, ProbeSummary};
 
-/// Nothing is judged by fewer requests.
-const FEWEST: usize = 10;
-/// Fewer are judged as if there had been so many, the others good: so one error alone does not exceed 1 %.
-const AS_IF: u64 = 100;
 /// How many of the latest requests are looked at.
 const LATEST: usize = 1000;
 
@@ -35,6 +32,8 @@ pub(super) enum Answer {
 pub(super) enum Bad {
     /// The connection was refused.
     Refused,
+    /// There is no way there: no route, no permission.
+    Unreachable,
     /// It was reset.
     Reset,
     /// There was no connection, or no whole answer, in time.
@@ -51,6 +50,7 @@ impl std::fmt::Display for Bad {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable => f.write_str("unreachable"),
             Self::Reset => f.write_str("connection reset"),
             Self::TimedOut => f.write_str("no answer in time"),
             Self::Cut => f.write_str("closed before the answer was whole"),
@@ -72,12 +72,16 @@ pub(super) struct Ticket {
 /// The requests of one upgrade.
 #[derive(Debug)]
 pub(super) struct Account {
+    /// What is asked for, and where.
+    asked: String,
     budget: Option<ErrorBudget>,
     before: Tally,
     inside: Tally,
     errors: ProbeErrors,
     has_begun: bool,
     paused: bool,
+    /// A predecessor had part of them.
+    partial: bool,
     /// Pauses that began or ended.
     interruptions: u32,
     /// The judged time, from 1.
@@ -94,23 +98,41 @@ struct Tally {
     requests: u64,
     errors: u64,
     times: Times,
+    /// What a predecessor knew of the times: these count as long as there are none of our own.
+    former: Option<(f64, f64)>,
 }
 
 impl Account {
-    pub(super) fn new(budget: Option<ErrorBudget>) -> Self {
+    /// `asked`: what is asked for and where, such as `/healthz through web`.
+    pub(super) fn new(asked: String, budget: Option<ErrorBudget>) -> Self {
         Self {
+            asked,
             budget,
             before: Tally::default(),
             inside: Tally::default(),
             errors: ProbeErrors::default(),
             has_begun: false,
             paused: false,
+            partial: false,
             interruptions: 0,
             judged: 0,
             latest: VecDeque::new(),
             failed: 0,
             last: None,
         }
+    }
+
+    /// Goes on with what a predecessor had counted. Times do not add up: those of the upgrade are of the time since.
+    pub(super) fn resume(&mut self, summary: ProbeSummary) {
+        self.inside = Tally::of(&summary.inside);
+        self.before = summary.before.as_ref().map(Tally::of).unwrap_or_default();
+        self.errors = summary.errors;
+        self.partial = true;
+    }
+
+    /// The upgrade has its verdict: nothing is judged any more.
+    pub(super) fn conclude(&mut self) {
+        self.budget = None;
     }
 
     /// From now on requests are inside the upgrade.
@@ -180,17 +202,25 @@ impl Account {
     }
 
     fn exceeded(&self) -> Option<String> {
-        let (budget, requests) = (self.budget?, self.latest.len() as u64);
-        if self.latest.len() < FEWEST || !budget.is_exceeded_by(self.failed, requests.max(AS_IF)) {
+        let (budget, failed, requests) = (self.budget?, self.failed, self.latest.len() as u64);
+        let counted = requests.max(ErrorBudget::AS_IF.into());
+        let too_many = budget.is_exceeded_by(failed, counted) && !self.before.explains(failed, counted);
+        if requests < ErrorBudget::FEWEST.into() || !too_many {
             return None;
         }
-        let percent = self.failed as f64 * 100.0 / requests as f64;
+        let percent = failed as f64 * 100.0 / requests as f64;
         let percent = format!("{percent:.1}");
         let percent = percent.strip_suffix(".0").unwrap_or(&percent);
         let last = self.last.map(|bad| format!("; the last one: {bad}")).unwrap_or_default();
         let budget = budget.to_string().replace('%', " %");
-        let failed = self.failed;
-        Some(format!("{failed} of {requests} probe requests failed ({percent} %), at most {budget} may{last}"))
+        let before = match &self.before {
+            Tally { requests: 0, .. } => String::new(),
+            Tally { requests, errors, .. } => format!("; before: {errors} of {requests}"),
+        };
+        let asked = &self.asked;
+        Some(format!(
+            "{failed} of {requests} probe requests failed ({percent} %; at most {budget} may{before}): {asked}{last}"
+        ))
     }
 
     /// What clients have seen so far.
@@ -201,13 +231,28 @@ impl Account {
             before: before.map(Tally::figures),
             errors: self.errors.clone(),
             kernel: None,
+            partial: self.partial,
         }
     }
 }
 
 impl Tally {
+    fn of(figures: &ProbeFigures) -> Self {
+        let ProbeFigures { requests, errors, p50, p99 } = *figures;
+        Self { requests, errors, times: Times::default(), former: Some((p50, p99)) }
+    }
+
+    /// Whether so many errors among so many requests are what is to be expected by this: no more often than here, or two
+    /// standard deviations more often. Where none failed, none is expected.
+    fn explains(&self, errors: u64, requests: u64) -> bool {
+        let expected = self.errors as f64 + 2.0 * (self.errors as f64).sqrt();
+        errors as f64 * self.requests as f64 <= expected * requests as f64 && self.requests > 0
+    }
+
     fn figures(&self) -> ProbeFigures {
-        let [p50, p99] = [0.5, 0.99].map(|part| self.times.percentile(part).unwrap_or_default().as_secs_f64());
+        let former = self.former.unwrap_or_default();
+        let time = |part, former| self.times.percentile(part).map_or(former, |time| time.as_secs_f64());
+        let (p50, p99) = (time(0.5, former.0), time(0.99, former.1));
         ProbeFigures { requests: self.requests, errors: self.errors, p50, p99 }
     }
 }
@@ -215,6 +260,7 @@ impl Tally {
 fn class(errors: &mut ProbeErrors, bad: Bad) -> &mut u64 {
     match bad {
         Bad::Refused => &mut errors.refused,
+        Bad::Unreachable => &mut errors.unreachable,
         Bad::Reset => &mut errors.reset,
         Bad::TimedOut => &mut errors.timed_out,
         Bad::Cut => &mut errors.cut,
@@ -230,7 +276,7 @@ mod tests {
     const SERVER_ERROR: Answer = Answer::Bad(Bad::Status(500));
 
     fn account(percent: Option<u32>) -> Account {
-        Account::new(percent.map(|percent| ErrorBudget::per_million(percent * 10_000)))
+        Account::new("/healthz through web".into(), percent.map(|percent| ErrorBudget::per_million(percent * 10_000)))
     }
 
     fn ask(account: &mut Account, answer: Answer) -> Option<String> {
@@ -288,6 +334,7 @@ mod tests {
     #[test]
     fn only_what_the_candidate_may_have_answered_is_judged() {
         let mut account = account(Some(1));
+        assert_eq!(ask(&mut account, Answer::Good), None);
         account.enter();
         assert_eq!(until_condemned(&mut account, [SERVER_ERROR; 50]), None);
         let early = account.begin();
@@ -295,7 +342,9 @@ mod tests {
         assert_eq!(account.end(early, SERVER_ERROR, Duration::ZERO), None);
         assert_eq!(until_condemned(&mut account, [SERVER_ERROR; 9]), None, "too few to say anything");
         let why = ask(&mut account, SERVER_ERROR).expect("it is too much");
-        assert_eq!(why, "10 of 10 probe requests failed (100 %), at most 1 % may; the last one: status 500");
+        let expected = "10 of 10 probe requests failed (100 %; at most 1 % may; before: 0 of 1): /healthz through web; \
+                        the last one: status 500";
+        assert_eq!(why, expected);
         account.judge(false);
         assert!(ask(&mut account, Answer::Good).is_some(), "it takes part already");
         account.judge(true);
@@ -307,21 +356,76 @@ mod tests {
         let mut answers = vec![Answer::Good; 119];
         answers[3] = SERVER_ERROR;
         let mut strict = account(Some(0));
+        strict.enter();
         strict.judge(false);
         assert_eq!(until_condemned(&mut strict, answers.clone()).expect("none may fail").0, 10);
         let mut account = account(Some(1));
+        account.enter();
         account.judge(false);
         assert_eq!(until_condemned(&mut account, answers.clone()), None);
         answers[110] = Answer::Bad(Bad::Refused);
         account.judge(true);
         let (at, why) = until_condemned(&mut account, answers).expect("two are too many");
         assert_eq!(at, 111);
-        assert_eq!(why, "2 of 111 probe requests failed (1.8 %), at most 1 % may; the last one: connection refused");
+        let expected = "2 of 111 probe requests failed (1.8 %; at most 1 % may): /healthz through web; \
+                        the last one: connection refused";
+        assert_eq!(why, expected);
+    }
+
+    #[test]
+    fn a_successor_goes_on_counting() {
+        let mut first = account(Some(1));
+        failing(3).for_each(|answer| drop(ask(&mut first, answer)));
+        first.enter();
+        failing(2).for_each(|answer| drop(ask(&mut first, answer)));
+        let handed_on = first.summary();
+        assert!(!handed_on.partial);
+        let mut second = account(Some(1));
+        second.resume(handed_on.clone());
+        second.enter();
+        second.judge(false);
+        assert_eq!(second.summary(), ProbeSummary { partial: true, ..handed_on });
+        // It still knows what was before.
+        assert_eq!(until_condemned(&mut second, failing(5)), None);
+        let summary = second.summary();
+        assert_eq!((summary.inside.requests, summary.inside.errors, summary.errors.status), (200, 7, 7));
+        second.conclude();
+        assert_eq!(until_condemned(&mut second, failing(100)), None, "it is over");
+    }
+
+    /// So many of a hundred.
+    fn failing(errors: usize) -> impl Iterator<Item = Answer> {
+        (0..100).map(move |at| if at < errors { SERVER_ERROR } else { Answer::Good })
+    }
+
+    #[test]
+    fn what_failed_before_is_not_the_candidates_fault() {
+        // By chance there may be a few more than before, but not many more.
+        for (before, inside, condemned) in [
+            (0, 1, false),
+            (0, 2, true),
+            (3, 3, false),
+            (3, 6, false),
+            (3, 7, true),
+            (50, 60, false),
+            (100, 100, false),
+        ] {
+            let mut account = account(Some(1));
+            failing(before).for_each(|answer| assert_eq!(ask(&mut account, answer), None));
+            account.enter();
+            account.judge(false);
+            let found = until_condemned(&mut account, failing(inside));
+            assert_eq!(found.is_some(), condemned, "{inside} after {before}: {found:?}");
+            if let Some((_, why)) = found {
+                assert!(why.contains(&format!("before: {before} of 100")), "{why}");
+            }
+        }
     }
 
     #[test]
     fn a_long_time_of_good_answers_excuses_nothing() {
         let mut account = account(Some(1));
+        account.enter();
         account.judge(false);
         assert_eq!(until_condemned(&mut account, vec![Answer::Good; 100_000]), None);
         assert_eq!(until_condemned(&mut account, [SERVER_ERROR; 100]).expect("it went bad").0, 11);

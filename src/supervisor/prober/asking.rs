@@ -10,6 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 use super::account::{Account, Answer, Ticket};
 use super::client::{PATIENCE, Question};
 use super::kernel::Counts;
+use super::queue::Queues;
+use crate::config::UpgradeProbe;
 use crate::core::UpgradeId;
 use crate::supervisor::Elsewhere;
 use crate::sys::limits;
@@ -17,20 +19,36 @@ use crate::sys::socket::Bound;
 
 /// Requests that wait for their answers at once, at most; while there are so many, no other is begun.
 const CONCURRENT: usize = 64;
-/// How often it is looked how many connections wait to be accepted, at most.
-const LOOK: Duration = Duration::from_millis(20);
+/// For how long it goes on once an upgrade has succeeded: what follows a switch shows only then.
+const AFTERWARDS: Duration = Duration::from_secs(2);
+/// How long it may take to read what the kernel counts.
+const COUNTING: Duration = Duration::from_secs(1);
 
 /// What is to be done.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) upgrade: UpgradeId,
     pub(super) question: Question,
-    /// Requests a second.
-    pub(super) rate: u32,
+    pub(super) probe: UpgradeProbe,
+    /// Whether a candidate has to be given a share before it answers anybody.
+    pub(super) steered: bool,
     /// Whose queues are looked at.
     pub(super) sockets: Vec<Arc<Bound>>,
     /// For how long clients are asked for before the upgrade goes on.
     pub(super) baseline: Option<Duration>,
+}
+
+/// How far the upgrade is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::supervisor) enum Stage {
+    /// It goes on.
+    On,
+    /// It has succeeded: for [`AFTERWARDS`] it is seen what follows.
+    Afterwards,
+    /// It is over: the last answers are waited for.
+    Over,
+    /// The service is ended, so that nobody answers any more.
+    Ended,
 }
 
 /// The account, which the loop looks at as well.
@@ -51,26 +69,30 @@ impl Shared {
 
 type Done = (Ticket, Answer, Duration);
 
-/// Asks until `over`, then waits for the last answers and tells that it is done.
+/// Asks until the upgrade is over, then waits for the last answers and tells that it is done.
 pub(super) async fn run(
     plan: Plan,
     account: Shared,
-    mut over: watch::Receiver<bool>,
+    mut stage: watch::Receiver<Stage>,
     elsewhere: mpsc::UnboundedSender<Elsewhere>,
 ) {
     let upgrade = plan.upgrade;
-    let counts = || async { tokio::task::spawn_blocking(Counts::now).await.unwrap_or_default() };
     let then = counts().await;
     let mut requests: JoinSet<Done> = JoinSet::new();
     let concurrent = concurrent();
-    let mut ticks = interval(Duration::from_secs(1) / plan.rate.max(1));
+    let mut ticks = interval(Duration::from_secs(1) / plan.probe.rate.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut baseline = plan.baseline.map(|span| Instant::now() + span);
-    let (mut number, mut queue, mut looked) = (0, 0, Instant::now());
+    let (mut number, mut queues, mut last) = (0, Queues::new(plan.sockets), None);
     loop {
         // The loop has ended where nobody can be told.
         tokio::select! {
-            ended = over.changed() => if ended.is_err() || *over.borrow() { break },
+            changed = stage.changed() => match changed.map(|()| *stage.borrow_and_update()) {
+                Ok(Stage::On) => {}
+                Ok(Stage::Afterwards) => last = Some(Instant::now() + AFTERWARDS),
+                Ok(Stage::Over | Stage::Ended) | Err(_) => break,
+            },
+            () = until(last) => break,
             Some(Ok(done)) = requests.join_next() => {
                 if let Some(reason) = count(&account, done) {
                     let _ = elsewhere.send(Elsewhere::Condemned { upgrade, reason });
@@ -81,11 +103,7 @@ pub(super) async fn run(
                 let _ = elsewhere.send(Elsewhere::Measured { upgrade });
             }
             _ = ticks.tick() => {
-                if looked.elapsed() >= LOOK {
-                    looked = Instant::now();
-                    let waiting = plan.sockets.iter().filter_map(|socket| socket.queue()).map(|(waiting, _)| waiting);
-                    queue = waiting.max().unwrap_or(0).max(queue);
-                }
+                queues.look();
                 let ticket = Some(account.lock()).filter(|account| !account.is_paused()).map(|account| account.begin());
                 if let Some(ticket) = ticket.filter(|_| requests.len() < concurrent) {
                     requests.spawn(ask(plan.question.clone(), number, ticket));
@@ -93,6 +111,10 @@ pub(super) async fn run(
                 }
             }
         }
+    }
+    if *stage.borrow() == Stage::Ended {
+        // They say nothing of anybody.
+        requests.abort_all();
     }
     let last = async {
         while let Some(done) = requests.join_next().await {
@@ -102,8 +124,13 @@ pub(super) async fn run(
     };
     // Each has a deadline of its own.
     let _ = timeout(PATIENCE * 2, last).await;
-    let kernel = counts().await.since(then, queue);
+    let kernel = then.zip(counts().await).map(|(then, now)| now.since(then, queues.most()));
     let _ = elsewhere.send(Elsewhere::Probed { upgrade, kernel });
+}
+
+/// What the kernel has counted; `None` where it does not tell, or not in time.
+async fn counts() -> Option<Counts> {
+    timeout(COUNTING, tokio::task::spawn_blocking(Counts::now)).await.ok()?.ok()?
 }
 
 async fn ask(question: Question, number: u64, ticket: Ticket) -> Done {

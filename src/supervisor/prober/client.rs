@@ -17,12 +17,14 @@ use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::account::{Answer, Bad};
-use crate::sys::socket::{Endpoint, UnixName};
+use crate::sys::socket::{Bound, Endpoint, UnixKind, UnixName};
 
 /// How long a request may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// The most that the head of an answer may have, bytes.
 const HEAD_MAX: usize = 64 << 10;
+/// Of the body of an answer no more than this is read, bytes.
+const BODY_MAX: usize = 1 << 20;
 /// The pause until a unix socket whose backlog is full is tried again; a client that may block would wait.
 const AGAIN: Duration = Duration::from_millis(5);
 
@@ -46,19 +48,29 @@ pub(super) enum Place {
     Unix(UnixName),
 }
 
-impl Question {
-    /// What is asked over a listener; `None` where it takes no stream connections. `many`: by many clients, as far as
-    /// they can be told apart.
-    pub(super) fn new(endpoint: &Endpoint, path: String, many: bool) -> Option<Self> {
-        let (place, host) = match endpoint {
-            Endpoint::Tcp(bound) => {
-                let address = super::super::health::reachable(*bound);
-                (Place::Tcp { address, many }, address.to_string())
+impl Place {
+    /// The way to a listener; `None` where it takes no stream connections. `many`: as many clients, as far as they can
+    /// be told apart, which they can over IPv4: of IPv6 there is one loopback address.
+    pub(super) fn of(listener: &Bound, many: bool) -> Option<Self> {
+        match &listener.endpoint {
+            Endpoint::Tcp(bound) if listener.is_dual_stack() => {
+                Some(Self::Tcp { address: (Ipv4Addr::LOCALHOST, bound.port()).into(), many })
             }
-            Endpoint::Unix { name, .. } => (Place::Unix(name.clone()), "localhost".to_owned()),
-            Endpoint::Udp(_) | Endpoint::Vsock { .. } => return None,
-        };
-        Some(Self { place, path, host })
+            Endpoint::Tcp(bound) => Some(Self::Tcp { address: super::super::health::reachable(*bound), many }),
+            Endpoint::Unix { name, kind: UnixKind::Stream } => Some(Self::Unix(name.clone())),
+            Endpoint::Unix { .. } | Endpoint::Udp(_) | Endpoint::Vsock { .. } => None,
+        }
+    }
+}
+
+impl Question {
+    /// `host`: the Host header; without one that of the place.
+    pub(super) fn new(place: Place, path: String, host: Option<String>) -> Self {
+        let host = host.unwrap_or_else(|| match &place {
+            Place::Tcp { address, .. } => address.to_string(),
+            Place::Unix(_) => "localhost".to_owned(),
+        });
+        Self { place, path, host }
     }
 
     /// Asks. `number`: which request it is.
@@ -89,9 +101,13 @@ impl Question {
             .map_err(|_| Answer::Ours)?;
         let asked = async {
             let mut answer = sender.send_request(request).await?;
-            // Nothing of it is kept, and all of it belongs to the answer.
+            // Nothing of it is kept, and all of it belongs to the answer; but one without an end is not to be read forever.
+            let mut read = 0;
             while let Some(frame) = answer.body_mut().frame().await {
-                frame?;
+                read += frame?.data_ref().map_or(0, Bytes::len);
+                if read > BODY_MAX {
+                    break;
+                }
             }
             Ok(answer.status().as_u16())
         };
@@ -142,12 +158,16 @@ fn one_of_many(number: u64) -> Ipv4Addr {
 }
 
 fn unconnected(error: &io::Error) -> Answer {
+    let ours = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL];
+    if error.raw_os_error().is_some_and(|errno| ours.contains(&errno)) {
+        return Answer::Ours;
+    }
     match error.kind() {
         // A unix socket whose path is gone is refused to a client, too.
         io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => Answer::Bad(Bad::Refused),
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Answer::Bad(Bad::Reset),
         io::ErrorKind::TimedOut => Answer::Bad(Bad::TimedOut),
-        _ => Answer::Ours,
+        _ => Answer::Bad(Bad::Unreachable),
     }
 }
 
@@ -171,10 +191,15 @@ mod tests {
     use nix::sys::socket::{setsockopt, sockopt};
 
     use super::*;
+    use crate::sys::socket::{Options, bind};
 
     fn ask(question: &Question, number: u64) -> Answer {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(question.ask(number))
+    }
+
+    fn tcp(address: SocketAddr, many: bool) -> Question {
+        Question::new(Place::Tcp { address, many }, "/".into(), None)
     }
 
     /// What a client says to a server that does this with its connection once it has read the request.
@@ -187,8 +212,7 @@ mod tests {
             let _ = connection.read(&mut buffer);
             server(connection);
         });
-        let question = Question::new(&Endpoint::Tcp(address), "/".into(), false).expect("it is TCP");
-        let answer = ask(&question, 0);
+        let answer = ask(&tcp(address, false), 0);
         serving.join().expect("it does not panic");
         answer
     }
@@ -213,23 +237,74 @@ mod tests {
         assert_eq!(reset, Answer::Bad(Bad::Reset));
     }
 
+    /// One that goes on forever is good once enough of it has come, long before it would take too long.
+    #[test]
+    fn an_endless_answer() {
+        let began = std::time::Instant::now();
+        let answer = asked(|mut connection| {
+            let _ = connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while connection.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        assert_eq!(answer, Answer::Good);
+        assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn only_what_we_lack_is_our_own_fault() {
+        let answer = |errno| unconnected(&io::Error::from_raw_os_error(errno));
+        for errno in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL] {
+            assert_eq!(answer(errno), Answer::Ours, "{errno}");
+        }
+        for errno in [libc::EACCES, libc::EPERM, libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert_eq!(answer(errno), Answer::Bad(Bad::Unreachable), "{errno}");
+        }
+        assert_eq!(answer(libc::ENOENT), Answer::Bad(Bad::Refused));
+        assert_eq!(answer(libc::ETIMEDOUT), Answer::Bad(Bad::TimedOut));
+    }
+
     #[test]
     fn nobody_there() {
         let gone = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let question = Question::new(&Endpoint::Tcp(gone), "/".into(), false).expect("it is TCP");
-        assert_eq!(ask(&question, 0), Answer::Bad(Bad::Refused));
+        assert_eq!(ask(&tcp(gone, false), 0), Answer::Bad(Bad::Refused));
         let name = UnixName::Abstract(format!("zdsup-{}-nobody", std::process::id()).into_bytes());
-        let kind = crate::sys::socket::UnixKind::Stream;
-        let question = Question::new(&Endpoint::Unix { name, kind }, "/".into(), false).expect("it is a stream");
+        let question = Question::new(Place::Unix(name), "/".into(), None);
         assert_eq!(ask(&question, 0), Answer::Bad(Bad::Refused));
-        assert!(Question::new(&Endpoint::Udp(gone), "/".into(), false).is_none());
+    }
+
+    #[test]
+    fn every_address_is_reached_over_ipv4_if_it_can_be() {
+        let place = |address: &str, only_v6: Option<bool>| {
+            let options = Options { only_v6, ..Options::default() };
+            let bound = bind(&Endpoint::Tcp(address.parse().expect("an address")), &options).ok()?;
+            Some(match Place::of(&bound, true).expect("it is TCP") {
+                Place::Tcp { address, many } => (address.ip().to_string(), many),
+                Place::Unix(name) => panic!("{name:?}"),
+            })
+        };
+        assert_eq!(place("0.0.0.0:0", None), Some(("127.0.0.1".into(), true)));
+        assert_eq!(place("127.1.2.3:0", None), Some(("127.1.2.3".into(), true)));
+        // Not every host has IPv6.
+        for (only_v6, expected) in [(Some(false), "127.0.0.1"), (Some(true), "::1")] {
+            let found = place("[::]:0", only_v6);
+            assert!(found.as_ref().is_none_or(|(ip, _)| ip == expected), "{found:?}");
+        }
+        let datagrams = bind(&Endpoint::Udp("127.0.0.1:0".parse().expect("an address")), &Options::default());
+        assert!(Place::of(&datagrams.expect("a port"), false).is_none());
+    }
+
+    #[test]
+    fn the_host_that_is_asked_for() {
+        let address: SocketAddr = "127.0.0.1:80".parse().expect("an address");
+        assert_eq!(tcp(address, false).host, "127.0.0.1:80");
+        let place = Place::Tcp { address, many: false };
+        assert_eq!(Question::new(place, "/".into(), Some("example.org".into())).host, "example.org");
     }
 
     #[test]
     fn many_clients_have_many_addresses() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("it is bound");
-        let question = Question::new(&Endpoint::Tcp(address), "/".into(), true).expect("it is TCP");
+        let question = tcp(address, true);
         let seen = thread::spawn(move || {
             let mut seen = std::collections::BTreeSet::new();
             for _ in 0..20 {

@@ -163,6 +163,7 @@ impl Supervisor {
 
     /// Writes the document. `handed`: see there.
     pub(in crate::supervisor) fn write(&mut self, handed: BTreeMap<Name, i32>) -> io::Result<()> {
+        self.keep_probed();
         let mut text = std::mem::take(&mut self.survival.text);
         text.clear();
         serde_json::to_writer(&mut text, &self.document(handed))?;

@@ -120,6 +120,14 @@ impl Bound {
         Ok(fcntl(&self.fd, F_SETFL(flags)).map(drop)?)
     }
 
+    /// Whether it is reached over IPv4 although it is an IPv6 socket: bound to every address, and not to IPv6 alone.
+    #[must_use]
+    pub fn is_dual_stack(&self) -> bool {
+        let is_any = matches!(self.endpoint, Endpoint::Tcp(address) | Endpoint::Udp(address)
+            if address.is_ipv6() && address.ip().is_unspecified());
+        is_any && getsockopt(&self.fd, sockopt::Ipv6V6Only).is_ok_and(|only_v6| !only_v6)
+    }
+
     /// Connections waiting to be accepted, and how many may wait; `None` where there is no such queue or it cannot be
     /// known. For a unix socket this asks sock_diag, about this one socket.
     #[must_use]

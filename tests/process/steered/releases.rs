@@ -1,31 +1,60 @@
 //! Every strategy, with good releases and with each kind of bad one, under load.
 
+use std::fs;
 use std::thread;
 
 use zdsup::control::types::{GenerationState, Verdict};
 
 use super::{INSTANCES, by_generation, canary, canary_at, draw, lines, pids, steered_with};
 use crate::support::supervisor::generation;
-use crate::support::{Load, Manner};
+use crate::support::{Load, Manner, Zdsup};
 
 /// A release that fails, and what the reload says of it.
 struct Bad {
     words: &'static [&'static str],
     soak: &'static str,
+    /// What is asked of it, and what its answer is.
+    check: Option<(&'static str, &'static str)>,
     verdict: Verdict,
     reason: &'static str,
 }
 
+impl Bad {
+    const fn new(words: &'static [&'static str], reason: &'static str) -> Self {
+        Self { words, soak: "0s", check: None, verdict: Verdict::Failed, reason }
+    }
+
+    /// Makes it the release, and the config such that it is found out.
+    fn put(&self, z: &mut Zdsup) {
+        let mut words: Vec<String> = lines(self.words);
+        let file = z.place.join("answers");
+        if let Some((_, answer)) = self.check {
+            fs::write(&file, answer).expect("a file can be written");
+            words.extend(["--health".into(), file.display().to_string()]);
+        }
+        z.release(&words.iter().map(String::as_str).collect::<Vec<_>>());
+        z.configure(|setup| {
+            setup.upgrade.push(format!("soak = \"{}\"", self.soak));
+            if let Some((path, _)) = self.check {
+                let more = ["interval = \"20ms\"", "timeout = \"300ms\"", "failures = 2"].map(str::to_owned);
+                setup.health = [vec![format!("http = \"{path}\"")], more.to_vec()].concat();
+            }
+        });
+    }
+}
+
 const BAD: &[Bad] = &[
-    Bad { words: &["never-ready"], soak: "0s", verdict: Verdict::Failed, reason: "never ready" },
-    Bad { words: &["exits", "--status", "7"], soak: "0s", verdict: Verdict::Failed, reason: "exit status 7" },
-    Bad { words: &["segfault"], soak: "0s", verdict: Verdict::Failed, reason: "SIGSEGV" },
+    Bad::new(&["never-ready"], "never ready"),
+    Bad::new(&["exits", "--status", "7"], "exit status 7"),
+    Bad::new(&["segfault"], "SIGSEGV"),
     Bad {
-        words: &["ready-then-dies", "--after", "100"],
         soak: "20s",
         verdict: Verdict::RolledBack,
-        reason: "exit status 1",
+        ..Bad::new(&["ready-then-dies", "--after", "100"], "exit status 1")
     },
+    Bad { check: Some(("/healthz", "503")), ..Bad::new(&["serve"], "GET /healthz: 503") },
+    Bad { check: Some(("/healthz", "slow 5000")), ..Bad::new(&["serve"], "GET /healthz: no answer in 300 ms") },
+    Bad { check: Some(("/", "500")), ..Bad::new(&["serve", "--everywhere"], "GET /: 500") },
 ];
 
 /// Upgrades to good releases and to each kind of bad one: the verdicts are right, the old generation serves on in whole
@@ -42,8 +71,7 @@ fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
     let mut next = 2;
     for bad in BAD {
         load.more(100);
-        z.release(bad.words);
-        z.configure(|setup| setup.upgrade.push(format!("soak = \"{}\"", bad.soak)));
+        bad.put(z);
         let verdict = if bad.verdict == Verdict::Failed { what_fails } else { bad.verdict };
         let failed = z.reload(&[]).is(verdict).because(bad.reason).still_serving(serving);
         assert!(failed.events.iter().all(|event| event.event != "serving"), "{failed:?}");
@@ -68,7 +96,8 @@ fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
     }
     let tally = load.unharmed();
     let answered: Vec<u64> = tally.by.keys().copied().collect();
-    assert_eq!(answered, [1, 3, 5, 7, 9], "each that served has answered, and no other");
+    let good: Vec<u64> = (0..=BAD.len() as u64).map(|upgrades| 1 + 2 * upgrades).collect();
+    assert_eq!(answered, good, "each that served has answered, and no other");
 }
 
 #[test]
@@ -118,6 +147,31 @@ fn a_crash_in_a_canary_step() {
     // Nothing but what a process had in its hands: nobody was refused, and nobody waits in vain.
     let in_hand = |class: &String| class.starts_with("answer") && !class.contains("WouldBlock");
     assert!(tally.failed.keys().all(in_hand), "{tally:?}");
+    z.end();
+}
+
+/// What a canary answers with errors is at most its weight of all requests, each is counted as what it was, and the error
+/// budget ends it.
+#[test]
+fn errors_in_a_canary_step() {
+    const WEIGHT: u32 = 20;
+    let mut z = steered_with(&["serve"], &[], |setup, _| {
+        setup.upgrade = canary(&[(WEIGHT, 30_000)], "");
+        setup.upgrade.extend(lines(&["probe = { http = \"/\", rate = 50 }", "max-error-rate = \"1%\""]));
+    });
+    let file = z.place.join("answers");
+    fs::write(&file, "500").expect("a file can be written");
+    z.release(&["serve", "--everywhere", "--health", &file.display().to_string()]);
+    let load = Load::with(&z.target(), &[Manner::Fresh; 4]);
+    load.more(400);
+    z.reload(&[]).is(Verdict::RolledBack).because("probe requests failed").still_serving(1);
+    assert_eq!(by_generation(&draw(z.address(), 400)).into_keys().collect::<Vec<_>>(), [1]);
+    z.whole(1);
+    load.more(400);
+    let tally = load.finish();
+    let failed: u64 = tally.failed.values().sum();
+    assert!(failed > 0 && failed * 100 <= tally.asked * u64::from(WEIGHT), "{tally:?}");
+    assert!(tally.failed.keys().all(|class| class.starts_with("status")), "{tally:?}");
     z.end();
 }
 
