@@ -349,13 +349,15 @@ mod tests {
         let question = question();
         assert_eq!(in_time(|| get(door(), &question, span)), badly_answered("no answer in 50 ms"));
         // A head, for which there is time, and then nothing.
-        let stalls = serving(|mut connection| {
-            connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").expect("it listens");
-            let _ = connection.read_to_end(&mut Vec::new());
-        });
+        let stalls = || {
+            serving(|mut connection| {
+                connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nab").expect("it listens");
+                let _ = connection.read_to_end(&mut Vec::new());
+            })
+        };
         let ample = Duration::from_secs(1);
         let question = Question { body: Some("abcde".into()), ..question };
-        assert_eq!(run(get(stalls, &question, ample)), badly_answered("no whole answer in 1 s"));
+        assert_eq!(in_time(|| get(stalls(), &question, ample)), badly_answered("no whole answer in 1 s"));
     }
 
     #[test]
