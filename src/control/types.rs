@@ -125,7 +125,7 @@ pub enum ServiceState {
     Upgrading,
     /// It died and will be started again.
     BackingOff,
-    /// It died too often and was given up; its listeners are bound, nobody answers.
+    /// It died too often and was given up, or could not be started at all; its listeners are bound, nobody answers.
     Failed,
     /// It is being stopped.
     Stopping,

@@ -278,8 +278,10 @@ impl Model {
         }
         for earlier in &self.services[&up.service].after {
             let other = &self.services[earlier];
-            let hopeless =
-                other.gave_up || other.stopping || other.stopped || (other.leaving && other.serving.is_none());
+            let over = |up: &Upgrade| up.service == *earlier && up.verdict.is_some();
+            let failed = other.serving.is_none() && self.upgrades.values().any(over);
+            let leaving = other.leaving && other.serving.is_none();
+            let hopeless = failed || leaving || other.gave_up || other.stopping || other.stopped;
             assert!(self.is_up(*earlier) || hopeless, "{id} starts before {earlier:?} serves");
         }
     }
