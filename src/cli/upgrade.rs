@@ -135,7 +135,11 @@ impl Upgrading<'_> {
             let printed = json(&accepted).and_then(print);
             return printed.map_err(|failure| self.unfinished(failure.exit, &failure.error));
         }
-        if accepted.admission != AdmissionKind::Begun || !accepted.then.is_empty() || !accepted.removes.is_empty() {
+        if accepted.admission != AdmissionKind::Begun
+            || !accepted.then.is_empty()
+            || !accepted.removes.is_empty()
+            || !accepted.left_out.is_empty()
+        {
             self.show.line(&render::accepted(&accepted));
             if request.kind == Kind::Rollback {
                 self.show.line("`zdsup abort` gives up the one in flight, and what served before it goes on");

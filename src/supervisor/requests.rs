@@ -186,6 +186,7 @@ impl Supervisor {
             then: Vec::new(),
             atomic: false,
             removes: Vec::new(),
+            left_out: Vec::new(),
         })
     }
 

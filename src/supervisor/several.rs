@@ -237,6 +237,7 @@ impl Supervisor {
             then: rest.iter().map(then).collect(),
             atomic: atomic && !rest.is_empty(),
             removes,
+            left_out,
         })
     }
 

@@ -41,7 +41,8 @@ fn one_that_stops_is_left_out_and_refused_by_its_name() {
     f.run(&["stop", "web", "--no-wait"]).ends(0);
     f.supervisor
         .wait_for("it drains", |status| service(status, "web").is_some_and(|web| web.state == ServiceState::Stopping));
-    f.run(&["reload"]).ends(0);
+    let reload = f.run(&["reload"]).ends(0);
+    assert!(reload.err.contains("web: it is being stopped, and takes no part"), "{}", reload.err);
     f.run(&["restart"]).ends(0);
     f.supervisor.wait_for_log("left out, since they are being stopped: web");
     let serving = [("web", None), ("api", Some(3)), ("db", Some(3))];
