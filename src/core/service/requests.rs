@@ -95,7 +95,7 @@ impl Service {
     /// Whether nothing of it runs although it should, since its latest upgrade failed.
     #[must_use]
     pub fn is_down(&self) -> bool {
-        self.down && self.purpose == Purpose::Run && self.is_idle()
+        self.down && self.purpose == Purpose::Run && self.is_idle() && self.serving().is_none()
     }
 
     /// Whether its failing first start is an answer that somebody waits for.
