@@ -439,8 +439,13 @@ fn every_field_of_every_type_is_described() {
         then: vec![then],
         atomic: true,
         removes: vec!["old".into()],
+        left_out: vec!["cron".into()],
     };
-    compare(&mut seen, &accepted, &UpgradeAccepted { then: vec![], removes: vec![], ..accepted.clone() });
+    compare(
+        &mut seen,
+        &accepted,
+        &UpgradeAccepted { then: vec![], removes: vec![], left_out: vec![], ..accepted.clone() },
+    );
     compare(&mut seen, &PauseRequest { service: Some("web".into()), max: Some(30.0) }, &PauseRequest::default());
     compare(&mut seen, &Target { service: Some("web".into()) }, &Target::default());
     compare(&mut seen, &Replacement { binary: Some("/usr/bin/zdsup".into()) }, &Replacement::default());

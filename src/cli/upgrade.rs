@@ -150,7 +150,11 @@ impl Upgrading<'_> {
             let printed = json(&accepted).and_then(print);
             return printed.map_err(|failure| self.unfinished(failure.exit, &failure.error));
         }
-        if accepted.admission != AdmissionKind::Begun || !accepted.then.is_empty() || !accepted.removes.is_empty() {
+        if accepted.admission != AdmissionKind::Begun
+            || !accepted.then.is_empty()
+            || !accepted.removes.is_empty()
+            || !accepted.left_out.is_empty()
+        {
             self.show.line(&render::accepted(&accepted));
             if request.kind == Kind::Rollback {
                 let service = &accepted.service;

@@ -125,7 +125,7 @@ pub enum ServiceState {
     Upgrading,
     /// It died and will be started again.
     BackingOff,
-    /// It died too often and was given up; its listeners are bound, nobody answers.
+    /// It died too often and was given up, or could not be started at all; its listeners are bound, nobody answers.
     Failed,
     /// It is being stopped.
     Stopping,
@@ -319,6 +319,9 @@ pub struct UpgradeAccepted {
     /// Services that the config does not have any more, and that are removed once all are upgraded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub removes: Vec<String>,
+    /// Services that take no part, since they are being stopped.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 /// An upgrade that follows another.

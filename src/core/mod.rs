@@ -110,9 +110,9 @@ impl Core {
         let fresh = UpgradeId(self.next_upgrade);
         let waits = kind == Kind::Start && !self.is_its_turn(service);
         let target = self.services.get_mut(&service).ok_or(Refusal::UnknownService)?;
-        let request = Request { id: fresh, kind, to, together: false };
+        let request = Request::new(fresh, kind, to);
         let admission = match waits {
-            true => target.hold_start(now, request)?,
+            true => target.await_turn(now, request)?,
             false => target.request(now, request, &mut self.out)?,
         };
         if admission.upgrade() == fresh {
@@ -320,8 +320,13 @@ impl Core {
 
     /// What has happened to one service may be what another waits for.
     fn go_on(&mut self, now: Time) {
-        if self.ending.is_none() && self.services.values().any(|service| service.never_started) {
-            return self.end(now, Outcome::NeverStarted);
+        if self.ending.is_none() {
+            if self.has_failed_to_start() {
+                return self.end(now, Outcome::NeverStarted);
+            }
+            for service in self.services.values_mut() {
+                service.stay_down(now, &mut self.out);
+            }
         }
         loop {
             let verdicts = self.out.take_verdicts();
@@ -331,6 +336,14 @@ impl Core {
             }
         }
         self.finish_if_done();
+    }
+
+    /// Whether a first start has just failed for good, and somebody waits to hear that, or no other service runs or is on
+    /// its way. Elsewhere one that cannot be started is no reason to end those that serve.
+    fn has_failed_to_start(&self) -> bool {
+        let (failed, others): (Vec<_>, Vec<_>) = self.services.values().partition(|service| service.never_started);
+        let goes_on = |other: &Service| other.serving().is_some() || !other.is_idle() || !other.queue.is_empty();
+        failed.iter().any(|service| service.answers()) || (!failed.is_empty() && !others.into_iter().any(goes_on))
     }
 
     fn finish_if_done(&mut self) {

@@ -68,6 +68,13 @@ impl Core {
         self.leaving.contains(&service)
     }
 
+    /// Whether a service takes no upgrade: it is on its way out for good, or being stopped.
+    #[must_use]
+    pub fn is_stopping(&self, service: ServiceId) -> bool {
+        let stops = |service: &Service| service.purpose == Purpose::Stop;
+        self.is_leaving(service) || self.services.get(&service).is_some_and(stops)
+    }
+
     /// Whether a first start is still to be waited for.
     #[must_use]
     pub fn is_starting(&self) -> bool {
@@ -100,7 +107,10 @@ impl Core {
         let serves = |earlier: &ServiceId| {
             self.services.get(earlier).is_none_or(|earlier| {
                 let hopeless = earlier.serving().is_some_and(OneGeneration::is_given_up);
-                earlier.purpose != Purpose::Run || hopeless || earlier.serving().is_some_and(OneGeneration::is_up)
+                earlier.purpose != Purpose::Run
+                    || earlier.is_down()
+                    || hopeless
+                    || earlier.serving().is_some_and(OneGeneration::is_up)
             })
         };
         self.services.get(&service).is_none_or(|service| service.after.iter().all(serves))
@@ -108,12 +118,12 @@ impl Core {
 
     /// First starts whose turn it is. Whether there were any.
     pub(super) fn start_in_turn(&mut self, now: Time) -> bool {
-        let held = self.services.values().filter_map(|service| Some((service.id, service.held_until?)));
+        let waiting = self.services.values().filter_map(|service| Some((service.id, service.awaits_turn_until?)));
         let due: Vec<ServiceId> =
-            held.filter(|(id, until)| *until <= now || self.is_its_turn(*id)).map(|(id, _)| id).collect();
+            waiting.filter(|(id, until)| *until <= now || self.is_its_turn(*id)).map(|(id, _)| id).collect();
         for id in &due {
             if let Some(service) = self.services.get_mut(id) {
-                service.start_held(now, &mut self.out);
+                service.take_turn(now, &mut self.out);
             }
         }
         !due.is_empty()

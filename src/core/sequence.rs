@@ -16,7 +16,7 @@
 //!   own: to what stands by, else to the release that is kept.
 //! - A member whose service was asked for something else after its upgrade is not taken back. One that nothing had served
 //!   before is stopped.
-//! - What the config has lost leaves once all the others are upgraded.
+//! - What the config has lost leaves once all the others are upgraded, unless the config has it again by then.
 
 use std::collections::BTreeMap;
 
@@ -90,7 +90,7 @@ impl Core {
         }
         for service in &asked.services {
             let service = self.services.get(service).ok_or(Refusal::UnknownService)?;
-            if service.purpose == Purpose::Stop || self.leaving.contains(&service.id) {
+            if self.is_stopping(service.id) {
                 return Err(Refusal::Stopping);
             }
         }
@@ -116,6 +116,13 @@ impl Core {
             }
         }
         Ok(admissions)
+    }
+
+    /// The config has these again: what was to make them leave at its end does not.
+    pub fn keep(&mut self, services: &[ServiceId]) {
+        for sequence in &mut self.sequences {
+            sequence.asked.lost.retain(|lost| !services.contains(lost));
+        }
     }
 
     /// Whether upgrades of several services are in progress.
@@ -151,7 +158,7 @@ impl Core {
             Some(next) if sequence.members[next].part == Part::Waits => {
                 let (kind, together) = (sequence.asked.kind, sequence.asked.atomic);
                 let member = &mut sequence.members[next];
-                let request = Request { id: member.upgrade, kind, to: None, together };
+                let request = Request { of_sequence: true, together, ..Request::new(member.upgrade, kind, None) };
                 let service = self.services.get_mut(&member.service);
                 member.part = Part::Runs;
                 if service.is_none_or(|service| service.enqueue(now, request, &mut self.out).is_err()) {
@@ -227,7 +234,7 @@ impl Core {
             }
             (None, _) => {}
             (Some(id), Some(service)) if undisturbed => {
-                let request = Request { id, kind: Kind::Rollback, to: member.from, together: false };
+                let request = Request { of_sequence: true, ..Request::new(id, Kind::Rollback, member.from) };
                 member.part = Part::Returns;
                 // It runs, so it is taken.
                 let _ = service.enqueue(now, request, out);

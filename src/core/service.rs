@@ -85,8 +85,8 @@ pub struct Service {
     #[serde(default)]
     pub(super) after: BTreeSet<ServiceId>,
     /// Its first start waits until those serve; until when, at most.
-    #[serde(default)]
-    pub(super) held_until: Option<Time>,
+    #[serde(default, alias = "held_until")]
+    pub(super) awaits_turn_until: Option<Time>,
     /// It was added while others ran, and the upgrade that is to start it is not over.
     #[serde(default)]
     pub(super) fresh: bool,
@@ -94,8 +94,11 @@ pub struct Service {
     pub purpose: Purpose,
     /// The number of the next generation.
     pub next: Number,
-    /// Its first start failed for good, where somebody waits for the answer.
+    /// Its first start has just failed for good: whether that ends everything is to be decided.
     pub(super) never_started: bool,
+    /// Nothing of it runs, since its latest upgrade failed, until somebody asks for another.
+    #[serde(default)]
+    pub(super) down: bool,
     first_failure: FirstFailure,
     /// How many [`Action::SetWeights`] are not yet answered.
     weights_awaited: u32,
@@ -131,9 +134,18 @@ pub struct Request {
     pub kind: Kind,
     /// For [`Kind::Rollback`]: the generation to go back to; the one before without it.
     pub to: Option<Number>,
+    /// It is one of a sequence, which nobody else shares.
+    #[serde(default)]
+    pub(super) of_sequence: bool,
     /// It succeeds with others, or not at all.
     #[serde(default)]
     pub(super) together: bool,
+}
+
+impl Request {
+    pub(super) fn new(id: UpgradeId, kind: Kind, to: Option<Number>) -> Self {
+        Self { id, kind, to, of_sequence: false, together: false }
+    }
 }
 
 /// The upgrade in flight.
@@ -205,11 +217,12 @@ impl Service {
             blamed: None,
             scaled: None,
             after: BTreeSet::new(),
-            held_until: None,
+            awaits_turn_until: None,
             fresh: false,
             purpose: Purpose::Run,
             next,
             never_started: false,
+            down: false,
             first_failure,
             weights_awaited: 0,
             pause: None,

@@ -1,7 +1,7 @@
 //! What the machine wants done, done.
 
 use std::os::fd::AsFd;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::ledger::News;
 use super::listeners::{Busy, Change};
@@ -9,7 +9,7 @@ use super::process::{Ground, Process};
 use super::release::{Exported, Pinned, Release};
 use super::store::Store;
 use super::survival::PER_INSTANCE;
-use super::{Elsewhere, End, Pending, StartError, Supervisor, release, story};
+use super::{Elsewhere, End, Pending, Service, StartError, Supervisor, inherited, release, story};
 use crate::config;
 use crate::control::types::{LastOutput, VerdictStatus};
 use crate::core::event::InstanceEvent;
@@ -33,6 +33,7 @@ impl Supervisor {
                 if std::mem::take(&mut self.status_due) {
                     self.systemd.status(&self.status_line(None));
                 }
+                self.forget_removed();
                 return;
             };
             match action {
@@ -124,13 +125,17 @@ impl Supervisor {
         self.pinning.remove(&service);
         let mut pinned = match result {
             Ok(pinned) => pinned,
-            Err(reason) => return self.tell_core(Event::PinFailed { upgrade, reason }),
+            Err(reason) => {
+                inherited::lock(&self.inherited).give_back(self.name_of(service));
+                return self.tell_core(Event::PinFailed { upgrade, reason });
+            }
         };
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
         }
         let further = pinned.release.service.instances.saturating_sub(1) as usize * PER_INSTANCE;
         if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
+            inherited::lock(&self.inherited).give_back(self.name_of(service));
             return self.tell_core(Event::PinFailed { upgrade, reason });
         }
         let id = ReleaseId(self.next_release);
@@ -144,6 +149,7 @@ impl Supervisor {
         for listener in &pinned.release.listeners {
             self.watch(listener);
         }
+        inherited::lock(&self.inherited).keep(self.name_of(service));
         pinned.release.share(self.releases.values().flat_map(|release| release.executables()));
         let Pinned { access, metrics, order, changes, release, .. } = pinned;
         self.releases.insert(id, Arc::new(release));
@@ -517,17 +523,28 @@ impl Supervisor {
         if !self.finish_probing(upgrade) {
             self.note_verdict(upgrade);
         }
+        self.announce();
+        self.close_unclaimed();
+    }
+
+    /// Tells whoever started us, or waits for a reload, how it stands: that we are there, unless something else is still
+    /// to be waited for.
+    pub(super) fn announce(&mut self) {
         let line = self.status_line(None);
         if self.core.is_ending() {
             self.systemd.stopping(&line);
-        } else if self.core.is_starting() || self.core.has_sequence() {
-            // Whoever waits, waits for all of them.
+        } else if self.core.is_starting() || (self.core.has_sequence() && self.systemd.is_told()) {
+            // Whoever waits, waits for all of them; of a successor only that what served serves.
             self.systemd.status(&line);
-        } else if kind != Some(Kind::Start) || verdict == Verdict::Upgraded {
+        } else {
             self.systemd.ready(&line);
         }
-        if kind == Some(Kind::Start) && !self.core.is_starting() {
-            self.inherited.lock().unwrap_or_else(PoisonError::into_inner).close();
+    }
+
+    /// Sockets that were passed to us and are nobody's, once every service has served.
+    pub(super) fn close_unclaimed(&mut self) {
+        if self.core.services().values().all(|service| service.pinned.is_some()) {
+            inherited::lock(&self.inherited).close();
         }
     }
 
@@ -630,10 +647,24 @@ impl Supervisor {
         let message = "removed, and its listeners are closed";
         tracing::info!(service = self.name_of(service), "{message}");
         self.tell_of_service(service, None, "removed", message);
-        let Some(mut gone) = self.services.remove(&service) else { return };
+        let Some(gone) = self.services.get_mut(&service) else { return };
+        gone.removed = true;
+        gone.blank = None;
+        gone.listeners.clear();
         let stored = gone.store.clear(&mut self.poller);
         self.close(stored);
         self.unwatch_unused();
+        self.close_unclaimed();
+    }
+
+    /// Services that were removed are forgotten once their last hooks have been run, which have a timeout.
+    fn forget_removed(&mut self) {
+        let gone = |service: &mut Service| service.removed && service.hooks.is_idle();
+        let count = self.services.extract_if(|_, service| gone(service)).count();
+        if count > 0 {
+            self.survival.stale = true;
+            self.ledger.make_room(self.services.len());
+        }
     }
 
     fn finish(&mut self, outcome: Outcome) {

@@ -3,7 +3,7 @@
 //! The processes have never stopped serving. What they have said meanwhile waits in their notify sockets, what they have
 //! printed in their pipes, and how they have ended in their pidfds: all of it is read as if it had just come.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use super::survival::{Document, Name, Predecessor, ProcessEntry, Programs, Socke
 use super::{Service, Supervisor};
 use crate::core::event::InstanceEvent;
 use crate::core::instance::State;
-use crate::core::{Exit, InstanceId, ServiceId, Time};
+use crate::core::{Exit, InstanceId, Time};
 use crate::sys::shim;
 
 /// A successor that lives for so long is not one of a row that die at once.
@@ -42,17 +42,18 @@ impl Supervisor {
             tracing::warn!("the story of former upgrades was lost: {error}");
             Ledger::default()
         });
+        self.ledger.make_room(services.len());
         let sockets = Sockets::adopt(sockets, &mut fds);
         let mut hooked = Vec::new();
-        // One that was removed is none any more.
-        let known: BTreeSet<ServiceId> = self.core.services().keys().copied().collect();
-        for service in services.into_iter().filter(|service| known.contains(&service.id)) {
+        for service in services {
+            // Of one that is none any more only its hooks are left.
+            let removed = !self.core.services().contains_key(&service.id);
             let listeners = sockets.listeners(service.listeners);
             listeners.iter().for_each(|listener| self.watch(listener));
             let (name, owes_restart) = (service.name.into_owned(), service.owes_restart);
             let last_output = service.last_output.map(|(id, output)| (id, output.into_owned()));
             let store = Store::adopt(service.id, service.next_stored, service.stored, &mut fds, &mut self.poller);
-            let adopted = Service { owes_restart, last_output, ..Service::new(name, listeners, store) };
+            let adopted = Service { owes_restart, last_output, removed, ..Service::new(name, listeners, store) };
             self.services.insert(service.id, adopted);
             hooked.push((service.id, service.hooks, service.hook_process));
         }
@@ -186,16 +187,6 @@ impl Supervisor {
         }
         self.tell_core_of(id, InstanceEvent::Unstarted);
         self.act();
-    }
-
-    /// Tells whoever started us that we are there, unless a first start is still to be waited for.
-    pub(super) fn announce(&mut self) {
-        let line = self.status_line(None);
-        if self.core.is_ending() {
-            self.systemd.stopping(&line);
-        } else if !self.core.is_starting() {
-            self.systemd.ready(&line);
-        }
     }
 
     /// When something about the takeover is to be done.

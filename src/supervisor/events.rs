@@ -662,7 +662,7 @@ impl Supervisor {
         let ended = self.ledger.each_last_ended();
         for (id, service) in self.core.services() {
             let name = self.name_of(*id);
-            if service.is_held_back() {
+            if service.awaits_turn() {
                 parts.push(format!("{name} waiting to start"));
             }
             if let Some(until) = service.paused_until() {

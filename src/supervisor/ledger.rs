@@ -18,7 +18,8 @@ use crate::core::{Generation, Kind, Step, Time, UpgradeId, Verdict};
 use crate::history::{ProbeSummary, UpgradeRecord};
 use crate::sys::clock;
 
-/// Upgrades that are remembered.
+/// Upgrades that are remembered, beside two of each service: all of them may be upgraded together, and taken back, before
+/// whoever asked has read what became of the first.
 const UPGRADES: usize = 32;
 /// Upgrades that a successor is told of.
 const UPGRADES_HANDED_ON: usize = 8;
@@ -33,7 +34,10 @@ const WARNINGS: usize = 8;
 
 /// Every upgrade that is remembered.
 #[derive(Debug, Default)]
-pub(super) struct Ledger(BTreeMap<UpgradeId, Record>);
+pub(super) struct Ledger {
+    records: BTreeMap<UpgradeId, Record>,
+    services: usize,
+}
 
 /// One upgrade.
 #[derive(Debug)]
@@ -101,19 +105,25 @@ impl Ledger {
             let given_up = entry.given_up.map(Cow::into_owned);
             Ok((id, Record { status, began, concluded, events, changed, given_up, written }))
         };
-        records.into_iter().map(record).collect::<serde_json::Result<_>>().map(Self)
+        let records = records.into_iter().map(record).collect::<serde_json::Result<_>>()?;
+        Ok(Self { records, services: 0 })
+    }
+
+    /// So many services there are.
+    pub(super) fn make_room(&mut self, services: usize) {
+        self.services = services;
     }
 
     /// The latest records, for a successor.
     pub(super) fn written(&self) -> BTreeMap<UpgradeId, Cow<'_, RawValue>> {
-        let (over, others): (Vec<_>, Vec<_>) = self.0.iter().rev().partition(|(_, record)| record.is_finished());
+        let (over, others): (Vec<_>, Vec<_>) = self.records.iter().rev().partition(|(_, record)| record.is_finished());
         let wanted = over.into_iter().take(UPGRADES_HANDED_ON).chain(others);
         wanted.filter_map(|(id, record)| Some((*id, record.written()?))).collect()
     }
 
     /// What clients have seen of an upgrade.
     pub(super) fn probed(&mut self, id: UpgradeId, probe: ProbeSummary) {
-        if let Some(record) = self.0.get_mut(&id) {
+        if let Some(record) = self.records.get_mut(&id) {
             record.status.probe = Some(probe);
             record.written.take();
         }
@@ -121,23 +131,23 @@ impl Ledger {
 
     /// What is known of that.
     pub(super) fn probe_of(&self, id: UpgradeId) -> Option<ProbeSummary> {
-        self.0.get(&id)?.status.probe.clone()
+        self.records.get(&id)?.status.probe.clone()
     }
 
     /// Adds to the story of every upgrade that is not over.
     pub(super) fn tell_all(&mut self, now: Time, event: &'static str, message: &str) {
-        for record in self.0.values_mut().filter(|record| !record.is_finished()) {
+        for record in self.records.values_mut().filter(|record| !record.is_finished()) {
             record.push(now, News { event, message: message.to_owned(), generation: None }, false);
         }
     }
 
     /// Opens a record.
     pub(super) fn open(&mut self, id: UpgradeId, service: &str, kind: Kind, from: Option<Generation>, now: Time) {
-        while self.0.len() >= UPGRADES {
+        while self.records.len() >= UPGRADES + 2 * self.services {
             // Those that are not over are bounded by the number of services.
-            let oldest = self.0.iter().find(|(_, record)| record.is_finished());
+            let oldest = self.records.iter().find(|(_, record)| record.is_finished());
             let Some(oldest) = oldest.map(|(id, _)| *id) else { break };
-            self.0.remove(&oldest);
+            self.records.remove(&oldest);
         }
         let status = UpgradeStatus {
             id: id.0,
@@ -165,12 +175,12 @@ impl Ledger {
             given_up: None,
             written: OnceCell::new(),
         };
-        self.0.insert(id, record);
+        self.records.insert(id, record);
     }
 
     /// Notes who asked.
     pub(super) fn requested_by(&mut self, id: UpgradeId, uid: u32) {
-        if let Some(record) = self.0.get_mut(&id)
+        if let Some(record) = self.records.get_mut(&id)
             && !record.status.requested_by.contains(&uid)
         {
             record.status.requested_by.push(uid);
@@ -179,26 +189,26 @@ impl Ledger {
 
     /// Notes which upgrade it undoes.
     pub(super) fn takes_back(&mut self, id: UpgradeId, undone: UpgradeId) {
-        if let Some(record) = self.0.get_mut(&id) {
+        if let Some(record) = self.records.get_mut(&id) {
             record.status.takes_back = Some(undone.0);
         }
     }
 
     /// The service of an upgrade.
     pub(super) fn service_of(&self, id: UpgradeId) -> Option<&str> {
-        self.0.get(&id).map(|record| record.status.service.as_str())
+        self.records.get(&id).map(|record| record.status.service.as_str())
     }
 
     /// Adds to the story.
     pub(super) fn tell(&mut self, id: UpgradeId, now: Time, news: News) {
-        if let Some(record) = self.0.get_mut(&id) {
+        if let Some(record) = self.records.get_mut(&id) {
             record.push(now, news, false);
         }
     }
 
     /// An upgrade takes a step.
     pub(super) fn step(&mut self, id: UpgradeId, now: Time, step: &Step, from: Option<Generation>, news: News) {
-        let Some(record) = self.0.get_mut(&id) else { return };
+        let Some(record) = self.records.get_mut(&id) else { return };
         match step {
             Step::Pinning => {
                 record.began = now;
@@ -225,7 +235,7 @@ impl Ledger {
 
     /// An upgrade has its verdict. `drained`: nothing remains to be ended behind it.
     pub(super) fn conclude(&mut self, id: UpgradeId, now: Time, verdict: VerdictStatus, drained: bool, news: News) {
-        let Some(record) = self.0.get_mut(&id) else { return };
+        let Some(record) = self.records.get_mut(&id) else { return };
         record.status.drained |= drained;
         record.status.step = "done".into();
         record.concluded = Some(now);
@@ -236,47 +246,47 @@ impl Ledger {
 
     /// The step that an upgrade has come to; of one that was given up, at which it was.
     pub(super) fn stage_of(&self, id: UpgradeId) -> &str {
-        self.0.get(&id).map_or("", |record| record.given_up.as_ref().map_or(&record.status.step, |it| &it.step))
+        self.records.get(&id).map_or("", |record| record.given_up.as_ref().map_or(&record.status.step, |it| &it.step))
     }
 
     /// Keeps the last output of a candidate that was given up until its verdict falls.
     pub(super) fn keep_output(&mut self, id: UpgradeId, lines: Vec<String>, elsewhere: Option<String>) {
-        if let Some(given_up) = self.0.get_mut(&id).and_then(|record| record.given_up.as_mut()) {
+        if let Some(given_up) = self.records.get_mut(&id).and_then(|record| record.given_up.as_mut()) {
             given_up.output = Some((lines, elsewhere));
         }
     }
 
     /// That output, if there was a reason to keep it.
     pub(super) fn take_output(&mut self, id: UpgradeId) -> Option<(Vec<String>, Option<String>)> {
-        self.0.get_mut(&id)?.given_up.as_mut()?.output.take()
+        self.records.get_mut(&id)?.given_up.as_mut()?.output.take()
     }
 
     /// An upgrade's record.
     pub(super) fn status(&self, id: UpgradeId, now: Time) -> Option<UpgradeStatus> {
-        self.0.get(&id).map(|record| record.status_at(now))
+        self.records.get(&id).map(|record| record.status_at(now))
     }
 
     /// Every record, oldest first.
     pub(super) fn all(&self, now: Time) -> Vec<UpgradeStatus> {
-        self.0.values().map(|record| record.status_at(now)).collect()
+        self.records.values().map(|record| record.status_at(now)).collect()
     }
 
     /// The latest upgrade of a service to this generation.
     pub(super) fn latest_to(&self, service: &str, generation: Generation) -> Option<UpgradeId> {
         let is_it = |status: &UpgradeStatus| status.service == service && status.generation == Some(generation.0);
-        self.0.iter().rev().find(|(_, record)| is_it(&record.status)).map(|(id, _)| *id)
+        self.records.iter().rev().find(|(_, record)| is_it(&record.status)).map(|(id, _)| *id)
     }
 
     /// The latest upgrade of a service that has its verdict.
     pub(super) fn latest_ended(&self, service: &str) -> Option<UpgradeId> {
-        let ended = self.0.iter().filter(|(_, record)| record.status.service == service);
+        let ended = self.records.iter().filter(|(_, record)| record.status.service == service);
         let ended = ended.filter_map(|(id, record)| Some((record.concluded?, *id)));
         ended.max().map(|(_, id)| id)
     }
 
     /// Adds what went wrong behind the verdict, or beside it.
     pub(super) fn warn(&mut self, id: UpgradeId, now: Time, news: News) {
-        let Some(record) = self.0.get_mut(&id) else { return };
+        let Some(record) = self.records.get_mut(&id) else { return };
         record.written.take();
         if record.status.warnings.len() < WARNINGS {
             record.status.warnings.push(news.message.clone());
@@ -286,7 +296,7 @@ impl Ledger {
 
     /// The latest upgrade of each service that ended.
     pub(super) fn each_last_ended(&self) -> HashMap<&str, &UpgradeStatus> {
-        let mut ended: Vec<&Record> = self.0.values().filter(|record| record.concluded.is_some()).collect();
+        let mut ended: Vec<&Record> = self.records.values().filter(|record| record.concluded.is_some()).collect();
         ended.sort_by_key(|record| record.concluded);
         ended.into_iter().map(|record| (record.status.service.as_str(), &record.status)).collect()
     }
@@ -294,22 +304,22 @@ impl Ledger {
     /// The latest upgrade of a service that ended.
     pub(super) fn last_ended(&self, service: &str, now: Time) -> Option<UpgradeStatus> {
         let ended = |record: &&Record| record.concluded.is_some() && record.status.service == service;
-        self.0.values().filter(ended).max_by_key(|record| record.concluded).map(|record| record.status_at(now))
+        self.records.values().filter(ended).max_by_key(|record| record.concluded).map(|record| record.status_at(now))
     }
 
     /// The upgrades that are remembered.
     pub(super) fn ids(&self) -> Vec<UpgradeId> {
-        self.0.keys().copied().collect()
+        self.records.keys().copied().collect()
     }
 
     /// What the history keeps of an upgrade that has its verdict, but for the release.
     pub(super) fn record(&self, id: UpgradeId) -> Option<UpgradeRecord> {
-        self.0.get(&id).and_then(Record::to_history)
+        self.records.get(&id).and_then(Record::to_history)
     }
 
     /// How long a generation took to be gone that an upgrade ended, seconds, and whether it had served.
     pub(super) fn drained(&self, id: UpgradeId, generation: Generation) -> Option<(f64, bool)> {
-        let record = self.0.get(&id)?;
+        let record = self.records.get(&id)?;
         let of = |event: &&Event| event.generation == Some(generation);
         let gone = record.events.iter().rev().filter(of).find(|event| event.event == "drained")?.at;
         let told = record.events.iter().filter(of).find(|event| event.event == "draining").map(|event| event.at);
@@ -319,7 +329,7 @@ impl Ledger {
 
     /// What happened in an upgrade after event `after`.
     pub(super) fn events(&self, id: UpgradeId, after: u64) -> Option<EventsPage> {
-        let record = self.0.get(&id)?;
+        let record = self.records.get(&id)?;
         Some(EventsPage {
             events: record.events.iter().filter(|event| event.seq > after).map(|event| record.tell(event)).collect(),
             after,

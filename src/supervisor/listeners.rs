@@ -2,17 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::inherited::{Claims, Wish};
 use super::rows::Slots;
 use super::tokens;
 use crate::config::{self, Traffic};
 use crate::core::{Reason, Slot};
 use crate::sys::socket::{self, Bound, Endpoint, Options, UnixName};
-use crate::sys::steer::{self, RowError};
+use crate::sys::steer::RowError;
 
 /// One listener of one release: a socket under a name.
 #[derive(Clone, Debug)]
@@ -153,93 +153,6 @@ impl Drop for Socket {
 /// The listeners of one release, in the order of their descriptors.
 pub(super) type Listeners = Vec<Listener>;
 
-/// Sockets that systemd passed to us, until a listener claims them.
-#[derive(Debug, Default)]
-pub(super) struct Inherited {
-    /// Each must be of use.
-    passed: Vec<(Option<String>, Bound)>,
-    /// Of a predecessor that we do not go on with: what is of no use is closed.
-    left: Vec<Bound>,
-}
-
-impl Inherited {
-    /// Those that were passed to us (sd_listen_fds(3)), and those that somebody before us had bound.
-    pub(super) fn new(passed: Vec<(Option<String>, OwnedFd)>, left: Vec<OwnedFd>) -> io::Result<Self> {
-        let bound = |(name, fd): (Option<String>, OwnedFd)| Bound::from_inherited(fd).map(|bound| (name, bound));
-        Ok(Self {
-            passed: passed.into_iter().map(bound).collect::<io::Result<_>>()?,
-            left: left.into_iter().filter_map(|fd| Bound::from_inherited(fd).ok()).collect(),
-        })
-    }
-
-    /// The one with this name, or else with this address.
-    fn claim(&mut self, name: &str, endpoint: &Endpoint) -> Option<Bound> {
-        let named = |(given, bound): &(Option<String>, Bound)| {
-            given.as_deref() == Some(name) && is_like(&bound.endpoint, endpoint)
-        };
-        let same = |(_, bound): &(Option<String>, Bound)| bound.endpoint == *endpoint;
-        let bound = match self.passed.iter().position(named).or_else(|| self.passed.iter().position(same)) {
-            Some(place) => self.passed.swap_remove(place).1,
-            None => {
-                let place = self.left.iter().position(|bound| bound.endpoint == *endpoint)?;
-                self.left.swap_remove(place)
-            }
-        };
-        // Whoever may have paused it is gone. Only TCP can have been.
-        let _ = steer::release(&bound);
-        Some(bound)
-    }
-
-    /// Whether there is one left that none of these will claim. `service`: the one that has claimed what it could.
-    pub(super) fn check_leftover<'a>(
-        &self,
-        service: &str,
-        others: impl Iterator<Item = &'a config::Listen>,
-    ) -> Result<(), Reason> {
-        if self.passed.is_empty() {
-            return Ok(());
-        }
-        let others: Vec<(&str, Endpoint)> =
-            others.filter_map(|listen| Some((listen.name.as_str(), listen.address.resolve().ok()?))).collect();
-        let alone = others.is_empty();
-        let claimed = |(name, bound): &&(Option<String>, Bound)| {
-            others.iter().any(|(other, endpoint)| {
-                bound.endpoint == *endpoint || (name.as_deref() == Some(*other) && is_like(&bound.endpoint, endpoint))
-            })
-        };
-        let Some((name, bound)) = self.passed.iter().find(|passed| !claimed(passed)) else { return Ok(()) };
-        let socket = match name {
-            Some(name) => format!("{name} ({})", bound.endpoint),
-            None => bound.endpoint.to_string(),
-        };
-        let whose = if alone { format!("service {service}") } else { "any service".to_owned() };
-        let message =
-            format!("systemd passed the socket {socket}, which no listener of {whose} matches by name or address");
-        Err(Reason::Config(message))
-    }
-
-    /// Nobody else will claim any: they are closed.
-    pub(super) fn close(&mut self) {
-        for (name, bound) in self.passed.drain(..) {
-            let name = name.unwrap_or_default();
-            tracing::warn!(
-                "systemd passed the socket {name} ({}), which no service has claimed: closed",
-                bound.endpoint
-            );
-        }
-        self.left.clear();
-    }
-}
-
-/// Whether two endpoints are of one kind: a listener that was asked for by name may be at another address, but a
-/// service that expects TCP must not be handed UDP.
-fn is_like(one: &Endpoint, other: &Endpoint) -> bool {
-    match (one, other) {
-        (Endpoint::Unix { kind: one, .. }, Endpoint::Unix { kind: other, .. }) => one == other,
-        _ => std::mem::discriminant(one) == std::mem::discriminant(other),
-    }
-}
-
 /// What binding a service's listeners came to.
 pub(super) struct Opened {
     /// All of them.
@@ -303,18 +216,24 @@ pub(super) fn open(
     service: &config::Service,
     existing: &Listeners,
     taken: usize,
-    inherited: &mut Inherited,
+    claims: Claims<'_>,
 ) -> Result<Opened, Reason> {
+    let mut asked = Vec::new();
+    for listen in &service.listen {
+        let endpoint = listen.address.resolve();
+        let endpoint = endpoint.map_err(|error| Reason::Pin(format!("listener {}: {error}", listen.name)))?;
+        asked.push((listen, endpoint, options(listen)?));
+    }
     let steered = service.traffic == Traffic::Steered;
     let kept: HashMap<&Endpoint, &Arc<Socket>> =
         existing.iter().map(|listener| (&listener.socket.asked, &listener.socket)).collect();
+    let wishes = asked.iter().map(|(listen, endpoint, _)| Wish { name: &listen.name, endpoint: endpoint.clone() });
+    let mut claimed =
+        claims.take(&service.name, &wishes.collect::<Vec<_>>(), |wish| !kept.contains_key(&wish.endpoint))?;
     let (mut warnings, mut changes) = (Vec::new(), Vec::new());
     let mut listeners = Listeners::new();
-    for listen in &service.listen {
+    for (place, (listen, asked, options)) in asked.into_iter().enumerate() {
         let name = &listen.name;
-        let failed = |error: &dyn std::fmt::Display| Reason::Pin(format!("listener {name}: {error}"));
-        let asked = listen.address.resolve().map_err(|error| failed(&error))?;
-        let options = options(listen)?;
         let socket = if let Some(socket) = kept.get(&asked) {
             if socket.slots.is_some() != steered {
                 return Err(traffic_changes(name));
@@ -322,7 +241,7 @@ pub(super) fn open(
             let listener = Listener { name: name.clone(), socket: Arc::clone(socket) };
             changes.push(Change { listener, options });
             Arc::clone(socket)
-        } else if let Some(bound) = inherited.claim(name, &asked) {
+        } else if let Some(bound) = claimed.remove(&place) {
             warnings.extend(cannot_change(bound.apply(&options), name));
             match steered {
                 true => Slots::over(&asked, bound, &options).map_err(|error| row_failed(name, &error))?,

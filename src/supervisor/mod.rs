@@ -25,6 +25,7 @@ mod history;
 mod hold;
 mod hooks;
 mod ignored;
+mod inherited;
 pub mod leftovers;
 mod listeners;
 pub mod log;
@@ -80,8 +81,9 @@ use exporter::Exporter;
 use feed::Feed;
 use history::History;
 use hooks::Hooks;
+use inherited::Inherited;
 use ledger::Ledger;
-use listeners::{Change, Inherited, Listeners, Socket};
+use listeners::{Change, Listeners, Socket};
 use metrics::Counters;
 use paths::RuntimeDirectory;
 use pause::{Pausing, Unheld};
@@ -352,6 +354,8 @@ struct Service {
     hooks: Hooks,
     /// What is being done about new connections that are to wait.
     pausing: Pausing,
+    /// It is none any more, but for the hooks that are still to be run.
+    removed: bool,
 }
 
 impl Service {
@@ -369,6 +373,7 @@ impl Service {
             probers: HashMap::new(),
             hooks: Hooks::default(),
             pausing: Pausing::default(),
+            removed: false,
         }
     }
 
@@ -537,10 +542,10 @@ impl Supervisor {
                 store.outdate(Name::State);
             }
         }
-        let inherited = match &predecessor {
-            // What was passed is what it had; unless it died before it could take that up.
-            Some(predecessor) if !predecessor.document.sockets.is_empty() => Inherited::default(),
-            Some(_) | None => Inherited::new(sockets, left).map_err(|error| {
+        let inherited = match &mut predecessor {
+            // What it had is passed once more.
+            Some(predecessor) => Inherited::of_successor(predecessor.unclaimed(sockets)),
+            None => Inherited::new(sockets, left).map_err(|error| {
                 StartError::new(Exit::Usage, format!("the sockets passed by systemd cannot be used: {error}"))
             })?,
         };
@@ -654,6 +659,7 @@ impl Supervisor {
         self.go_on_with_hooks();
         self.go_on_probing();
         self.announce();
+        self.close_unclaimed();
     }
 
     async fn run(mut self) -> Result<Exit, StartError> {
@@ -665,6 +671,7 @@ impl Supervisor {
             }
         };
         // Answers that were given are sent first: whoever asked to stop must not be cut off.
+        self.answer_asks();
         self.answer_all(&mut intake).await;
         self.history.flush(LAST_WORDS);
         if let End::Over(_) = outcome {
@@ -744,6 +751,7 @@ impl Supervisor {
                 () = &mut last_requests => break,
             }
         }
+        self.answer_asks();
         self.settle_probing();
         self.announce_reexec();
         self.answer_all(intake).await;
@@ -768,6 +776,7 @@ impl Supervisor {
         for _ in 0..ANSWER_TURNS {
             while let Ok(command) = intake.commands.try_recv() {
                 self.on_command(command);
+                self.answer_asks();
                 self.act();
             }
             tokio::task::yield_now().await;
@@ -804,6 +813,8 @@ impl Supervisor {
     /// Whether something goes on that systemd should give time to.
     fn is_busy(&self) -> bool {
         self.core.is_ending()
+            || self.core.is_starting()
+            || self.core.has_sequence()
             || self.core.services().values().any(|service| service.upgrade.is_some() || service.generations.len() > 1)
     }
 

@@ -27,7 +27,7 @@ use tokio::sync::oneshot;
 use super::errand::Errand;
 use super::poller::Source;
 use super::survival::{self, Memory, Name, STATE_FD};
-use super::{Elsewhere, End, Supervisor};
+use super::{Elsewhere, End, Supervisor, inherited};
 use crate::control::server::{Rejection, RejectionKind};
 use crate::control::types::Done;
 use crate::core::Time;
@@ -229,8 +229,13 @@ impl Supervisor {
 
     fn execute(&mut self, binary: &Path) -> io::Error {
         let dams = self.dams();
-        let handed: BTreeMap<Name, i32> =
+        let mut handed: BTreeMap<Name, i32> =
             self.holdings(&dams).into_iter().map(|(name, fd)| (name, fd.as_raw_fd())).collect();
+        let unclaimed = match self.unclaimed() {
+            Ok(unclaimed) => unclaimed,
+            Err(error) => return error,
+        };
+        handed.extend(unclaimed.iter().enumerate().map(|(place, fd)| (Name::Unclaimed(place), fd.as_raw_fd())));
         let mut arguments = std::env::args_os();
         let first = arguments.next().unwrap_or_else(|| "zdsup".into());
         let arguments: Result<Vec<CString>, _> =
@@ -259,6 +264,18 @@ impl Supervisor {
             tracing::error!("descriptors may leak into services: {error}");
         }
         error
+    }
+
+    /// Sockets that no service has claimed, as they go to the next program: if that cannot be executed, they are closed
+    /// again, and the others are as they were.
+    fn unclaimed(&self) -> io::Result<Vec<OwnedFd>> {
+        let inherited = inherited::lock(&self.inherited);
+        let hand = |passed: &inherited::Passed| {
+            let fd = passed.fd.try_clone()?;
+            fcntl(&fd, F_SETFD(FdFlag::empty()))?;
+            Ok(fd)
+        };
+        inherited.passed().iter().map(hand).collect()
     }
 
     fn keep_across_exec(&self, keep: bool) -> io::Result<()> {

@@ -10,12 +10,13 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use nix::unistd::{Group, User};
 use serde_json::value::RawValue;
 
-use super::listeners::{self, Change, Inherited, Listeners, Opened};
+use super::inherited::{Claims, Inherited};
+use super::listeners::{self, Change, Listeners, Opened};
 use super::several::Order;
 use super::survival::{ReleaseEntry, STATE_FD};
 use super::tokens;
@@ -236,13 +237,9 @@ impl Surroundings {
             Log::File(path) => Some(Arc::new(open_log(path)?)),
             Log::Capture | Log::Inherit | Log::Journal => None,
         };
-        let opened = {
-            let mut inherited = inherited.lock().unwrap_or_else(PoisonError::into_inner);
-            let opened = listeners::open(&service, existing, taken, &mut inherited)?;
-            let others = config.services.iter().filter(|other| other.name != service.name);
-            inherited.check_leftover(&service.name, others.flat_map(|other| &other.listen))?;
-            opened
-        };
+        let others = config.services.iter().filter(|other| other.name != service.name);
+        let claims = Claims::of(inherited, others.flat_map(|other| &other.listen));
+        let opened = listeners::open(&service, existing, taken, claims)?;
         let listeners = opened.listeners;
         let release = Release {
             service,
@@ -382,7 +379,7 @@ impl Release {
     /// Pins it again, on the sockets that its own config names: those of them that exist are kept.
     pub(super) fn back(&self, existing: &Listeners, taken: usize) -> Result<Pinned, Reason> {
         self.check_program()?;
-        let opened = listeners::open(&self.service, existing, taken, &mut Inherited::default())?;
+        let opened = listeners::open(&self.service, existing, taken, Claims::None)?;
         let release = self.on(opened.listeners.clone());
         let Opened { warnings, changes, .. } = opened;
         Ok(Pinned { access: None, metrics: None, order: None, release, warnings, changes })

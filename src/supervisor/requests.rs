@@ -7,7 +7,7 @@ use super::metrics::Facts;
 use super::prober::Prober;
 use super::several::{Ask, Reply};
 use super::status::{self, Snapshot};
-use super::{Supervisor, history};
+use super::{Service, Supervisor, history};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
@@ -152,6 +152,10 @@ impl Supervisor {
                 let names = services.unwrap_or_default();
                 self.ask(Ask { names, kind, atomic, by: Some((uid, reply)) });
             }
+            (Kind::Reload, Some(name), None) if self.target(Some(&name)).is_err() => {
+                // The config may know of it.
+                self.ask(Ask { names: vec![name], kind, atomic, by: Some((uid, reply)) });
+            }
             (_, service, _) => {
                 let answer = self.request_one(service.as_deref(), kind, to, uid);
                 self.act();
@@ -182,6 +186,7 @@ impl Supervisor {
             then: Vec::new(),
             atomic: false,
             removes: Vec::new(),
+            left_out: Vec::new(),
         })
     }
 
@@ -316,7 +321,8 @@ impl Supervisor {
     }
 
     pub(super) fn target(&self, name: Option<&str>) -> Result<ServiceId, Rejection> {
-        let mut found = self.services.iter().filter(|(_, service)| name.is_none_or(|name| service.name == name));
+        let meant = |service: &Service| !service.removed && name.is_none_or(|name| service.name == name);
+        let mut found = self.services.iter().filter(|(_, service)| meant(service));
         match (found.next(), found.next(), name) {
             (Some((id, _)), None, _) => Ok(*id),
             (None, _, Some(name)) => Err(self.no_service(name)),

@@ -66,6 +66,12 @@ pub(super) struct Wanted {
     generations: BTreeMap<String, u64>,
 }
 
+/// What is said to whoever names a service that is on its way out.
+fn stops_now(name: &str) -> Rejection {
+    let hint = format!("once it has ended, `zdsup reload {name}` starts it again, if the config has it");
+    Rejection { hint: Some(hint), ..rejection(RejectionKind::Refused, format!("{name} is being stopped")) }
+}
+
 impl Supervisor {
     /// Somebody asks; the answer may come later.
     pub(super) fn ask(&mut self, ask: Ask) {
@@ -84,6 +90,14 @@ impl Supervisor {
         self.read_for_asks();
     }
 
+    /// The supervisor is about to be another: nobody waits for the config any longer, and each upgrade reads it itself.
+    pub(super) fn answer_asks(&mut self) {
+        let Asks { reading, waiting } = mem::take(&mut self.asks);
+        for ask in reading.into_iter().chain(waiting) {
+            self.on_ask(ask, None);
+        }
+    }
+
     /// The order of a config is in force.
     pub(super) fn adopt_order(&mut self, order: &Order) {
         let ids = self.ids();
@@ -98,10 +112,12 @@ impl Supervisor {
     /// Adds a service of which nothing runs.
     pub(super) fn add(&mut self, id: ServiceId, name: &str) {
         self.services.insert(id, Service::new(name.to_owned(), Listeners::new(), Store::new(id)));
+        self.ledger.make_room(self.services.len());
     }
 
     fn ids(&self) -> HashMap<&str, ServiceId> {
-        self.services.iter().map(|(id, service)| (service.name.as_str(), *id)).collect()
+        let there = self.services.iter().filter(|(_, service)| !service.removed);
+        there.map(|(id, service)| (service.name.as_str(), *id)).collect()
     }
 
     fn read_for_asks(&mut self) {
@@ -114,7 +130,7 @@ impl Supervisor {
             self.load_blank(*only);
         }
         let surroundings = std::sync::Arc::clone(&self.surroundings);
-        let known: BTreeSet<String> = self.services.values().map(|service| service.name.clone()).collect();
+        let known: BTreeSet<String> = self.ids().into_keys().map(str::to_owned).collect();
         let (history, _) = self.history.known();
         let read = tokio::task::spawn_blocking(move || {
             let order = Order::of(&surroundings.config().ok()?);
@@ -164,20 +180,33 @@ impl Supervisor {
             return Err(self.unknown(unknown, wanted));
         }
         let in_config = wanted.map(|wanted| &wanted.order.services);
+        let has = in_config.into_iter().flatten().filter_map(|(name, _)| ids.get(name.as_str()).copied());
+        let has: Vec<ServiceId> = has.collect();
         // What the config does not have any more comes last: where it was named, that is what it fails by.
         let known = in_config.into_iter().flatten().map(|(name, _)| name.clone());
         let running = self.core.in_order().into_iter().map(|id| self.name_of(id).to_owned());
         let mut seen = BTreeSet::new();
         let mut meant: Vec<String> = known.chain(running).filter(|name| seen.insert(name.clone())).collect();
-        let mut lost = Vec::new();
+        let (mut lost, mut left_out) = (Vec::new(), Vec::new());
+        let stops = |name: &String| ids.get(name.as_str()).is_some_and(|id| self.core.is_stopping(*id));
         if names.is_empty() {
             let stays = |name: &String| in_config.is_none_or(|known| known.iter().any(|(known, _)| known == name));
             let gone = meant.extract_if(.., |name| !stays(name));
             lost.extend(gone.filter_map(|name| ids.get(name.as_str()).copied()));
             lost.retain(|id| !self.core.is_leaving(*id));
+            // Nobody asked for these, who are on their way out.
+            left_out.extend(meant.extract_if(.., |name| stops(name)));
         } else {
             meant.retain(|name| names.contains(name));
         }
+        if let Some(stopping) = meant.iter().find(|name| stops(name)).or(left_out.first().filter(|_| meant.is_empty()))
+        {
+            return Err(stops_now(stopping));
+        }
+        if !left_out.is_empty() {
+            tracing::warn!("left out, since they are being stopped: {}", left_out.join(", "));
+        }
+        self.core.keep(&has);
         let services: Vec<ServiceId> = meant.iter().map(|name| self.id_or_new(name, wanted)).collect();
         let atomic = atomic.unwrap_or_else(|| wanted.map_or(self.atomic, |wanted| wanted.order.atomic));
         let asked = Together { services, kind, atomic, lost: lost.clone() };
@@ -208,9 +237,11 @@ impl Supervisor {
             then: rest.iter().map(then).collect(),
             atomic: atomic && !rest.is_empty(),
             removes,
+            left_out,
         })
     }
 
+    /// A service that is known under this name, or a new one.
     fn id_or_new(&mut self, name: &str, wanted: Option<&Wanted>) -> ServiceId {
         if let Some(id) = self.ids().get(name) {
             return *id;

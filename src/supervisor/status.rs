@@ -160,6 +160,7 @@ fn state(service: &Service) -> ServiceState {
             Some(generation) if generation.is_up() => ServiceState::Serving,
             Some(generation) if generation.is_given_up() => ServiceState::Failed,
             Some(_) => ServiceState::BackingOff,
+            None if service.is_down() => ServiceState::Failed,
             None => ServiceState::Starting,
         },
     }

@@ -23,6 +23,8 @@ pub(super) struct Systemd {
     next_ping: Option<Time>,
     next_extension: Option<Time>,
     status: String,
+    /// It was told that we are ready.
+    told: bool,
 }
 
 impl Systemd {
@@ -41,7 +43,7 @@ impl Systemd {
         let (messages, deliverer) = connection.unzip();
         let watchdog = watchdog().filter(|_| messages.is_some());
         let next_ping = watchdog.map(|_| now);
-        Self { messages, deliverer, watchdog, next_ping, next_extension: None, status: String::new() }
+        Self { messages, deliverer, watchdog, next_ping, next_extension: None, status: String::new(), told: false }
     }
 
     /// Whether somebody waits to hear that the first start succeeded.
@@ -49,8 +51,14 @@ impl Systemd {
         self.messages.is_some()
     }
 
+    /// Whether it has heard of this process that it is ready.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// The service is ready, or an upgrade has its verdict.
     pub(super) fn ready(&mut self, status: &str) {
+        self.told = true;
         self.status = status.to_owned();
         self.send(&[NotifyState::Ready, NotifyState::Status(status)]);
     }

@@ -1,6 +1,9 @@
 //! Several services of one supervisor: in which order they start, are upgraded and end, and what becomes of all of them
 //! when one fails.
 
+mod deaths;
+mod requests;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::net::TcpStream;
@@ -25,6 +28,7 @@ struct Fleet {
 #[derive(Clone)]
 struct One {
     name: String,
+    /// None: its program is missing.
     words: Vec<String>,
     /// Keys, then tables, as TOML; `NAME` stands for the service.
     keys: String,
@@ -51,8 +55,9 @@ impl One {
 
     fn toml(&self, place: &Place) -> String {
         let words: Vec<&str> = self.words.iter().map(String::as_str).collect();
+        let command = if words.is_empty() { vec!["/nonexistent".to_owned()] } else { command(&words) };
         let (name, address) = (&self.name, format!("{}:{}", place.address(), self.port));
-        let mut text = format!("[service.{name}]\ncommand = {}\n{}", list(&command(&words)), self.keys);
+        let mut text = format!("[service.{name}]\ncommand = {}\n{}", list(&command), self.keys);
         writeln!(text, "[[service.{name}.listen]]\nname = \"http\"\naddress = {address:?}").expect("it is text");
         text + &self.tables.replace("NAME", name)
     }
@@ -374,6 +379,13 @@ fn a_reload_starts_what_the_config_has_gained_and_removes_what_it_has_lost() {
     });
     let unknown = f.run(&["reload", "ads"]).ends(2);
     assert!(unknown.err.contains("there is no service ads"), "{}", unknown.err);
+    assert!(
+        unknown.err.contains("it is new in the config: `zdsup reload` without a name starts it"),
+        "{}",
+        unknown.err
+    );
+    let unknown = f.run(&["reload", "nonsense"]).ends(2);
+    assert!(unknown.err.contains("this supervisor has web, api, db"), "{}", unknown.err);
     let reload = f.run(&["reload"]).ends(0);
     assert!(
         reload.err.contains("web: the config does not have it any more; it is removed at the end"),
@@ -421,30 +433,7 @@ fn what_is_gained_is_not_kept_where_all_or_none_was_asked_for() {
     f.end();
 }
 
-// ---- many, and deaths ---------------------------------------------------------------------------------------------
-
-/// The supervisor is killed while the second of three is upgraded: its successor goes on with it, and with the third.
-#[test]
-fn a_dead_supervisor_ends_no_sequence() {
-    let place = Place::new();
-    let gate = place.join("gate").display().to_string();
-    let mut f = Fleet::started_in(place, three(), &["--keeper"]);
-    f.wait_for_all();
-    f.release("api", &["serve", "--gate", &gate]);
-    f.run(&["reload", "--atomic", "--no-wait"]).ends(0);
-    let status = f.supervisor.wait_for("api is on its way", |status| {
-        let candidate = |one: &ServiceStatus| one.generations.iter().any(|one| one.state == GenerationState::Starting);
-        service(status, "api").is_some_and(candidate) && service(status, "db").is_some_and(|db| db.serving == Some(2))
-    });
-    process::kill(status.supervisor.pid, Signal::SIGKILL);
-    f.supervisor.wait_for("a successor is there", |status| status.supervisor.incarnation == 2);
-    fs::write(&gate, "").expect("a file can be made");
-    f.supervisor.wait_for("all are upgraded", |status| status.services.iter().all(|one| one.serving == Some(2)));
-    for id in 4..7 {
-        assert_eq!(f.supervisor.verdict_of(id).verdict, Verdict::Upgraded);
-    }
-    f.end();
-}
+// ---- many ----------------------------------------------------------------------------------------------------------
 
 /// Fifty services with two instances each: they start, and a reload of one is as quick as ever.
 /// Without a name a command means what can only be meant, or says which there are.

@@ -99,6 +99,13 @@ def slowly_ready():
     serve()
 
 
+def gated():
+    """Gets ready once a file is there."""
+    while not os.path.exists("/etc/zdsup/gate"):
+        time.sleep(0.02)
+    serve()
+
+
 def with_family():
     """Has children in sessions of their own, which ignore SIGTERM and outlive it."""
     for _ in range(3):
@@ -139,6 +146,7 @@ MODES = {
     "segfaults": segfaults,
     "ready-then-dies": ready_then_dies,
     "slowly-ready": slowly_ready,
+    "gated": gated,
     "with-family": with_family,
     "watched": watched,
     "names": names,

@@ -6,7 +6,7 @@ use crate::core::Verdict;
 
 /// How the request was taken.
 pub(in crate::cli) fn accepted(accepted: &UpgradeAccepted) -> String {
-    let UpgradeAccepted { id, service, admission, then, atomic, removes } = accepted;
+    let UpgradeAccepted { id, service, admission, then, atomic, removes, left_out } = accepted;
     let mut line = match admission {
         AdmissionKind::Begun => format!("{service}: upgrade #{id} has begun"),
         AdmissionKind::Queued => format!("{service}: another upgrade is in flight; this one, #{id}, begins after it"),
@@ -21,6 +21,9 @@ pub(in crate::cli) fn accepted(accepted: &UpgradeAccepted) -> String {
     }
     for service in removes {
         line.push_str(&format!("\n{service}: the config does not have it any more; it is removed at the end"));
+    }
+    for service in left_out {
+        line.push_str(&format!("\n{service}: it is being stopped, and takes no part"));
     }
     line
 }

@@ -373,11 +373,12 @@ fn how_a_request_was_taken() {
         then: vec![],
         atomic: false,
         removes: vec![],
+        left_out: vec![],
     };
     let [begun, queued, joined] = [AdmissionKind::Begun, AdmissionKind::Queued, AdmissionKind::Joined].map(one);
     let then = [(10, "api"), (11, "ads")].map(|(id, service)| UpgradeThen { id, service: service.into() });
     let several = UpgradeAccepted { then: then.into(), removes: vec!["old".into()], ..begun.clone() };
-    let together = UpgradeAccepted { atomic: true, removes: vec![], ..several.clone() };
+    let together = UpgradeAccepted { atomic: true, removes: vec![], left_out: vec!["cron".into()], ..several.clone() };
     let lines = [begun, queued, joined, several, together].map(|taken| accepted(&taken));
     insta::assert_snapshot!(lines.join("\n"));
 }

@@ -73,6 +73,7 @@ impl Loop {
                     then: vec![],
                     atomic: false,
                     removes: vec![],
+                    left_out: vec![],
                 };
                 drop(reply.send(rejection(request.service.as_deref()).map_or(Ok(accepted), Err)));
             }

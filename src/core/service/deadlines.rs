@@ -20,7 +20,7 @@ impl Service {
             let retries = generation.seats.iter().filter_map(|seat| seat.retry_at);
             own.chain(retries).chain(generation.instances.values().filter_map(Instance::deadline))
         });
-        let own = [self.held_until, self.pause_deadline()].into_iter().flatten();
+        let own = [self.awaits_turn_until, self.pause_deadline()].into_iter().flatten();
         generations.chain(upgrade).chain(own).filter(|time| *time != Time(u64::MAX)).min()
     }
 
@@ -81,7 +81,7 @@ impl Service {
                 self.give_up(now, Verdict::RolledBack, Reason::HeldTooLong(HOLD_TIMEOUT), out);
             }
             Role::Rolling { .. } => self.roll(now, out),
-            Role::Stepping { step, .. } => self.held(now, number, step, out),
+            Role::Stepping { step, .. } => self.step_over(now, number, step, out),
             Role::Standby { .. } => self.stand_down(now, number, out),
             Role::Starting | Role::Switching | Role::Serving | Role::Retreating | Role::Draining | Role::Ending => {}
         }

@@ -2,7 +2,7 @@
 
 use super::super::event::{Admission, Kind, Reason, Refusal, Step, Verdict};
 use super::super::id::{Generation as Number, Time, UpgradeId};
-use super::super::policy::TURN_TIMEOUT;
+use super::super::policy::{FirstFailure, TURN_TIMEOUT};
 use super::generation::{Role, Seat, count};
 use super::{Action, Outbox, Phase, Purpose, Request, Scaled, Service};
 
@@ -17,14 +17,14 @@ impl Service {
             return Err(Refusal::Stopping);
         }
         self.purpose = Purpose::Run;
-        let same = |other: &&Request| (other.kind, other.to) == (request.kind, request.to);
+        let same = |other: &&Request| !other.of_sequence && (other.kind, other.to) == (request.kind, request.to);
         match self.queue.iter().find(same).filter(|_| !self.is_idle()) {
             Some(queued) => Ok(Admission::Joined(queued.id)),
             None => self.enqueue(now, request, out),
         }
     }
 
-    /// The same, and shares it with nobody.
+    /// The same, and joins nobody.
     pub(in crate::core) fn enqueue(
         &mut self,
         now: Time,
@@ -45,19 +45,19 @@ impl Service {
     }
 
     /// A first start that waits until it is its turn.
-    pub(in crate::core) fn hold_start(&mut self, now: Time, request: Request) -> Result<Admission, Refusal> {
+    pub(in crate::core) fn await_turn(&mut self, now: Time, request: Request) -> Result<Admission, Refusal> {
         if !self.is_idle() || self.purpose == Purpose::Stop {
             return Err(Refusal::Stopping);
         }
         self.purpose = Purpose::Run;
-        self.held_until = Some(now.after(TURN_TIMEOUT));
+        self.awaits_turn_until = Some(now.after(TURN_TIMEOUT));
         self.queue.push_back(request);
         Ok(Admission::Queued(request.id))
     }
 
     /// It is its turn.
-    pub(in crate::core) fn start_held(&mut self, now: Time, out: &mut Outbox) {
-        if self.held_until.take().is_some() {
+    pub(in crate::core) fn take_turn(&mut self, now: Time, out: &mut Outbox) {
+        if self.awaits_turn_until.take().is_some() {
             self.next_in_queue(now, out);
         }
     }
@@ -88,13 +88,24 @@ impl Service {
 
     /// Whether its first start waits for others to serve.
     #[must_use]
-    pub fn is_held_back(&self) -> bool {
-        self.held_until.is_some()
+    pub fn awaits_turn(&self) -> bool {
+        self.awaits_turn_until.is_some()
+    }
+
+    /// Whether nothing of it runs although it should, since its latest upgrade failed.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.down && self.purpose == Purpose::Run && self.is_idle() && self.serving().is_none()
+    }
+
+    /// Whether its failing first start is an answer that somebody waits for.
+    pub(in crate::core) fn answers(&self) -> bool {
+        self.first_failure == FirstFailure::Exit
     }
 
     /// Whether a request would begin at once.
     pub(in crate::core) fn is_idle(&self) -> bool {
-        self.upgrade.is_none() && self.held_until.is_none()
+        self.upgrade.is_none() && self.awaits_turn_until.is_none()
     }
 
     /// Whether there is something to go back to.
@@ -184,7 +195,7 @@ impl Service {
     }
 
     fn clear_queue(&mut self, out: &mut Outbox) {
-        self.held_until = None;
+        self.awaits_turn_until = None;
         for request in std::mem::take(&mut self.queue) {
             self.conclude(request.id, Verdict::Aborted, Some(Reason::Stopping), out);
         }

@@ -13,7 +13,7 @@ impl Service {
     // ---- the release ----------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
-        let (service, Request { id, kind, to, together }) = (self.id, request);
+        let (service, Request { id, kind, to, together, .. }) = (self.id, request);
         self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
@@ -31,6 +31,7 @@ impl Service {
         };
         let phase = Phase::Pinning { deadline: now.after(PIN_TIMEOUT) };
         self.upgrade = Some(Upgrade { lineage, again, together, ..Upgrade::new(id, kind, phase) });
+        self.down = false;
         out.push(Action::Progress { service, upgrade: Some(id), step: Step::Pinning });
         out.push(Action::Pin { service, upgrade: id, kind, again });
     }
@@ -211,7 +212,7 @@ impl Service {
         let Some((number, role)) = self.candidate().map(|candidate| (candidate.number, candidate.role)) else { return };
         match role {
             Role::Switching => self.commit(now, number, out),
-            Role::Stepping { step, until: None } => self.hold(now, number, step, out),
+            Role::Stepping { step, until: None } => self.stay_at_step(now, number, step, out),
             Role::Stepping { until: Some(_), .. }
             | Role::Starting
             | Role::Soaking { .. }
@@ -226,7 +227,7 @@ impl Service {
     }
 
     /// The candidate has the share of this step, and keeps it for its time, or until somebody promotes it.
-    fn hold(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
+    fn stay_at_step(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
         let Some(generation) = self.generations.get_mut(&number) else { return };
         generation.switch_by = None;
         let Some((steps, manual)) = canary(&generation.policy) else { return };
@@ -239,7 +240,7 @@ impl Service {
     }
 
     /// A step of the canary is over.
-    pub(super) fn held(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
+    pub(super) fn step_over(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
         let manual =
             self.generations.get(&number).and_then(|one| canary(&one.policy)).is_some_and(|(_, manual)| manual);
         if manual {
@@ -407,6 +408,7 @@ impl Service {
         self.run_verdict_hook(upgrade, verdict, Some(&reason), out);
         let is_answer = upgrade.kind == Kind::Start && self.first_failure != FirstFailure::Rehearse;
         self.never_started |= is_answer && !retried && self.purpose == Purpose::Run;
+        self.down = self.serving().is_none();
         self.settle(out);
         if !self.never_started {
             self.next_in_queue(now, out);
@@ -448,6 +450,13 @@ impl Service {
         }
         self.pin(number, out);
         true
+    }
+
+    /// Its first start failed for good, and others go on: what was asked for meanwhile is done.
+    pub(in crate::core) fn stay_down(&mut self, now: Time, out: &mut Outbox) {
+        if std::mem::take(&mut self.never_started) {
+            self.next_in_queue(now, out);
+        }
     }
 
     pub(super) fn next_in_queue(&mut self, now: Time, out: &mut Outbox) {

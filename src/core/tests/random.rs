@@ -35,6 +35,8 @@ struct Model {
     finished: bool,
     /// A successor of the shell is asked once more what its predecessor did not answer.
     succeeded: bool,
+    /// Whoever waits for the first start is told by the end that it failed.
+    answers: bool,
 }
 
 struct Upgrade {
@@ -278,8 +280,10 @@ impl Model {
         }
         for earlier in &self.services[&up.service].after {
             let other = &self.services[earlier];
-            let hopeless =
-                other.gave_up || other.stopping || other.stopped || (other.leaving && other.serving.is_none());
+            let over = |up: &Upgrade| up.service == *earlier && up.verdict.is_some();
+            let failed = other.serving.is_none() && self.upgrades.values().any(over);
+            let leaving = other.leaving && other.serving.is_none();
+            let hopeless = failed || leaving || other.gave_up || other.stopping || other.stopped;
             assert!(self.is_up(*earlier) || hopeless, "{id} starts before {earlier:?} serves");
         }
     }
@@ -812,7 +816,7 @@ struct World {
 impl World {
     fn new(orders: &[u8], first_failure: FirstFailure, policies: Vec<Policy>) -> Self {
         let mut core = Core::new();
-        let mut model = Model::default();
+        let mut model = Model { answers: first_failure == FirstFailure::Exit, ..Model::default() };
         for order in orders {
             let id = core.add_service(Generation(1), first_failure);
             let after = model.services.keys().copied().filter(|earlier| order & 1 << earlier.0 != 0).collect();
@@ -1012,6 +1016,13 @@ impl World {
     }
 
     fn pump(&mut self) {
+        if self.core.is_ending() && !self.model.ending {
+            // Nobody asked for it.
+            let answers = self.model.answers && !self.model.succeeded;
+            let serves =
+                self.model.services.keys().any(|id| self.model.is_up(*id) && !self.model.services[id].stopping);
+            assert!(answers || !serves, "one that cannot start ends another that serves");
+        }
         self.model.ending |= self.core.is_ending();
         while let Some(action) = self.core.poll_action() {
             self.model.wants(self.now, &action, &self.pinned);

@@ -13,6 +13,8 @@ struct Fleet {
     policies: Vec<Policy>,
     /// Services whose processes take their time to end.
     slow: Vec<u32>,
+    /// Services whose release cannot be resolved.
+    unpinnable: Vec<u32>,
     releases: u64,
     /// What was said since somebody last looked.
     said: Vec<String>,
@@ -31,15 +33,19 @@ fn blue_green() -> Policy {
 impl Fleet {
     /// Each service comes after those.
     fn new(policies: &[Policy], after: &[&[u32]]) -> Self {
+        Self::of(FirstFailure::Retry, policies, after)
+    }
+
+    fn of(first_failure: FirstFailure, policies: &[Policy], after: &[&[u32]]) -> Self {
         let mut core = Core::new();
         for _ in policies {
-            core.add_service(Generation(1), FirstFailure::Retry);
+            core.add_service(Generation(1), first_failure);
         }
         let ids = |of: &[u32]| of.iter().map(|id| ServiceId(*id)).collect();
         let order = after.iter().zip(0..).map(|(of, id)| (ServiceId(id), ids(of))).collect();
         core.set_order(&order);
-        let (slow, said) = (vec![], vec![]);
-        Self { core, now: Time(1_000_000_000), policies: policies.to_vec(), slow, releases: 0, said }
+        let (slow, unpinnable, said) = (vec![], vec![], vec![]);
+        Self { core, now: Time(1_000_000_000), policies: policies.to_vec(), slow, unpinnable, releases: 0, said }
     }
 
     /// The same, serving.
@@ -112,6 +118,9 @@ impl Fleet {
         while let Some(action) = self.core.poll_action() {
             let name = |id: ServiceId| NAMES[id.0 as usize];
             let event = match action {
+                Action::Pin { service, upgrade, .. } if self.unpinnable.contains(&service.0) => {
+                    Event::PinFailed { upgrade, reason: Reason::Pin("no such file".into()) }
+                }
                 Action::Pin { service, upgrade, again, .. } => {
                     self.said.push(format!("{} begins", name(service)));
                     self.releases += 1;
@@ -220,6 +229,71 @@ fn one_that_cannot_serve_is_not_waited_for() {
     f.pump();
     f.dies(0);
     f.says(&["db begins", "1 failed: ended before it was ready: exit status 1", "api begins"]);
+}
+
+#[test]
+fn one_that_cannot_start_does_not_end_those_that_serve() {
+    let mut f = Fleet::new(&[plain(), plain(), plain()], &[&[], &[0], &[1]]);
+    for service in [0, 1, 2] {
+        let _ = f.core.request(f.now, ServiceId(service), Kind::Start);
+    }
+    f.pump();
+    assert_eq!(f.core.request(f.now, ServiceId(1), Kind::Restart), Ok(Admission::Queued(id(4))));
+    f.said.clear();
+    f.unpinnable = vec![1];
+    f.ready(0);
+    // What was asked for meanwhile is done, and who comes after it does not wait for it.
+    let refused = "4 refused: there is no release to restart: the service has never started";
+    f.says(&["db@1 serves", "1 upgraded", "2 failed: no such file", refused, "web begins"]);
+    assert!(f.core.services()[&ServiceId(1)].is_down() && !f.core.is_ending());
+    f.unpinnable.clear();
+    f.ready(2);
+    let _ = f.core.request(f.now, ServiceId(1), Kind::Reload);
+    f.pump();
+    f.ready(1);
+    assert!(!f.core.services()[&ServiceId(1)].is_down());
+    f.says(&["web@1 serves", "3 upgraded", "api begins", "api@1 serves", "5 upgraded"]);
+}
+
+#[test]
+fn where_none_can_start_it_is_over() {
+    let mut f = Fleet::new(&[plain(), plain()], &[&[], &[]]);
+    for service in [0, 1] {
+        let _ = f.core.request(f.now, ServiceId(service), Kind::Start);
+    }
+    f.unpinnable = vec![0, 1];
+    f.pump();
+    f.says(&["1 failed: no such file", "2 failed: no such file", "NeverStarted"]);
+}
+
+/// Whoever waited for the first start waited for another shell.
+#[test]
+fn in_a_successor_none_that_cannot_start_ends_those_that_serve() {
+    for poisoned in [false, true] {
+        let mut f = Fleet::of(FirstFailure::Exit, &[plain(), plain()], &[&[], &[0]]);
+        for service in [0, 1] {
+            let _ = f.core.request(f.now, ServiceId(service), Kind::Start);
+        }
+        f.pump();
+        // Its release is being resolved as the shell dies.
+        f.core.handle(f.now, Event::Instance(f.latest(0), E::Ready));
+        while let Some(action) = f.core.poll_action() {
+            match action {
+                Action::SetWeights { service, .. } => f.core.handle(f.now, Event::WeightsSet(service)),
+                Action::Pin { .. } => break,
+                _ => {}
+            }
+        }
+        f.unpinnable = vec![1];
+        if poisoned {
+            f.core.give_up_poisoned(f.now, 2);
+        } else {
+            f.core.ask_again(f.now);
+        }
+        f.pump();
+        assert!(f.core.services()[&ServiceId(1)].is_down(), "{:?}", f.said);
+        assert!(!f.core.is_ending() && f.lineage(0) == 1, "{:?}", f.said);
+    }
 }
 
 #[test]
@@ -359,6 +433,15 @@ fn what_somebody_else_asked_for_comes_first() {
     f.ready(1);
     f.said.retain(|said| said.ends_with("upgraded"));
     f.says(&["3 upgraded", "4 upgraded", "5 upgraded"]);
+}
+
+#[test]
+fn one_of_a_sequence_is_shared_with_nobody() {
+    let mut f = Fleet::serving(&[plain(), plain()], &[]);
+    let _ = f.core.request(f.now, ServiceId(0), Kind::Reload);
+    let _ = f.ask(&[0, 1], true);
+    assert_eq!(f.core.request(f.now, ServiceId(0), Kind::Reload), Ok(Admission::Queued(id(6))));
+    assert_eq!(f.core.request(f.now, ServiceId(0), Kind::Reload), Ok(Admission::Joined(id(6))));
 }
 
 // ---- all or none --------------------------------------------------------------------------------------------------
@@ -551,6 +634,20 @@ fn what_is_gained_starts_in_its_turn_and_what_is_lost_leaves_at_the_end() {
     f.says(&["db is removed"]);
     assert_eq!(f.core.services().keys().copied().collect::<Vec<_>>(), [ServiceId(2)]);
     assert_eq!(f.core.gain_service(Generation(1)), ServiceId(3), "no number is used twice");
+}
+
+#[test]
+fn what_the_config_has_again_by_then_stays() {
+    let mut f = Fleet::serving(&[plain(), plain(), plain()], &[]);
+    f.slow = vec![2];
+    let _ = f.ask_and_lose(&[0], false, &[1, 2]);
+    f.core.keep(&[ServiceId(0), ServiceId(1)]);
+    assert!(f.ask_and_lose(&[0, 1], false, &[2]).is_ok());
+    f.ready(0);
+    assert!(!f.core.is_leaving(ServiceId(1)) && f.core.is_leaving(ServiceId(2)));
+    f.ready(0);
+    f.ready(1);
+    assert_eq!([0, 1].map(|service| f.lineage(service)), [3, 2]);
 }
 
 #[test]

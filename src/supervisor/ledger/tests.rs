@@ -79,3 +79,21 @@ fn a_story_is_bounded() {
     // The latest of what happens is there, whatever came before.
     assert!(events.iter().any(|event| event.event == "retrying" && event.elapsed == 999.0));
 }
+
+/// Forty services are upgraded together, and the last one fails: until whoever asked has read that, the others are
+/// taken back.
+#[test]
+fn there_is_room_for_all_services_twice() {
+    let mut ledger = Ledger::default();
+    ledger.make_room(40);
+    for id in 1..=80 {
+        ledger.open(UpgradeId(id), "web", Kind::Reload, None, Time(1));
+        ledger.conclude(UpgradeId(id), Time(2), rolled_back(), true, news("verdict", None));
+    }
+    assert!(ledger.status(UpgradeId(1), Time(3)).is_some());
+    for id in 81..=200 {
+        ledger.open(UpgradeId(id), "web", Kind::Reload, None, Time(1));
+        ledger.conclude(UpgradeId(id), Time(2), rolled_back(), true, news("verdict", None));
+    }
+    assert_eq!(ledger.ids().len(), UPGRADES + 80, "and it does not grow");
+}

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::document::{
@@ -18,7 +18,7 @@ use crate::supervisor::rows::Slots;
 use crate::supervisor::{Pending, tokens};
 use crate::sys::Pid;
 use crate::sys::shim::Program;
-use crate::sys::socket::{Bound, Options};
+use crate::sys::socket::{Bound, Endpoint, Options};
 use crate::sys::systemd;
 
 /// The variable with the number of the state's descriptor, for a successor in the same process.
@@ -160,6 +160,18 @@ impl Passed {
             }
         }
         Adoption::All(Box::new(Predecessor { document, memory, fds, was_us, deaths }))
+    }
+}
+
+impl Predecessor {
+    /// Sockets that it had not claimed: those that were passed once more, or that it hands over.
+    pub(crate) fn unclaimed(&mut self, passed: Vec<(Option<String>, OwnedFd)>) -> Vec<(Option<String>, OwnedFd)> {
+        let claimed = self.fds.iter().filter(|(name, _)| matches!(name, Name::Socket(_)));
+        let claimed: Vec<Endpoint> = claimed.filter_map(|(_, fd)| Endpoint::of(fd.as_fd()).ok()).collect();
+        let is_claimed = |fd: &OwnedFd| Endpoint::of(fd.as_fd()).is_ok_and(|endpoint| claimed.contains(&endpoint));
+        let names = std::mem::take(&mut self.document.unclaimed).into_iter().enumerate();
+        let handed = names.filter_map(|(place, name)| Some((name, self.fds.remove(&Name::Unclaimed(place))?)));
+        passed.into_iter().filter(|(_, fd)| !is_claimed(fd)).chain(handed.collect::<Vec<_>>()).collect()
     }
 }
 
@@ -341,6 +353,7 @@ mod tests {
             ledger: BTreeMap::new(),
             stopping: false,
             atomic: false,
+            unclaimed: Vec::new(),
             handed: BTreeMap::new(),
         }
     }
@@ -386,6 +399,19 @@ mod tests {
             assert!(impossible.foreign && impossible.reason.contains(reason), "{}", impossible.reason);
             assert_eq!(listeners_among(impossible.fds).len(), 1, "what listens is used again");
         }
+    }
+
+    #[test]
+    fn what_was_passed_and_not_claimed_waits_on() {
+        let (mut first, _memory) = passed(&written(Owner::this("web")));
+        let Adoption::All(mut predecessor) = first.adoption("web") else { panic!("it is ours") };
+        let claimed = predecessor.fds[&Name::Socket(1)].try_clone().expect("a descriptor");
+        let other = || OwnedFd::from(std::net::TcpListener::bind("127.0.0.1:0").expect("a port"));
+        predecessor.document.unclaimed = vec![Some("handed".into())];
+        predecessor.fds.insert(Name::Unclaimed(0), other());
+        let waits = predecessor.unclaimed(vec![(Some("claimed".into()), claimed), (Some("other".into()), other())]);
+        let names: Vec<_> = waits.into_iter().filter_map(|(name, _)| name).collect();
+        assert_eq!(names, ["other", "handed"]);
     }
 
     #[test]

@@ -76,6 +76,9 @@ pub(crate) struct Document<'a> {
     /// Unless it is said otherwise, several services are upgraded together or not at all.
     #[serde(default)]
     pub(crate) atomic: bool,
+    /// Sockets that were passed and that no service has claimed: their names, as the one who passed them gave them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unclaimed: Vec<Option<String>>,
     /// For a successor in the same process: the numbers of the descriptors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) handed: BTreeMap<Name, i32>,
@@ -316,6 +319,9 @@ pub(crate) enum Name {
     Lock,
     /// A listening socket.
     Socket(u64),
+    /// One that was passed and that no service has claimed, by its place among them; only from hand to hand, since
+    /// whoever starts a successor passes it once more.
+    Unclaimed(usize),
     /// An executable.
     Program(u64),
     /// A part of a process.
@@ -350,7 +356,7 @@ impl Name {
     /// Whether it goes into the store: the rest is handed over by a living supervisor only.
     pub(crate) fn is_stored(self) -> bool {
         match self {
-            Self::Lock | Self::Process(_, Part::Shim) => false,
+            Self::Lock | Self::Unclaimed(_) | Self::Process(_, Part::Shim) => false,
             Self::State | Self::Control | Self::Socket(_) | Self::Program(_) | Self::Stored(..) => true,
             Self::Process(
                 _,
@@ -368,6 +374,7 @@ impl fmt::Display for Name {
             Self::Control => f.write_str("control"),
             Self::Lock => f.write_str("lock"),
             Self::Socket(token) => write!(f, "socket.{token}"),
+            Self::Unclaimed(place) => write!(f, "unclaimed.{place}"),
             Self::Program(token) => write!(f, "program.{token}"),
             Self::Process(token, Part::Pid(pid)) => write!(f, "process.{token}.pid.{pid}"),
             Self::Process(token, Part::Notify) => write!(f, "process.{token}.notify"),
@@ -393,6 +400,7 @@ impl FromStr for Name {
             ["control"] => Some(Self::Control),
             ["lock"] => Some(Self::Lock),
             ["socket", token] => number(token).map(Self::Socket),
+            ["unclaimed", place] => place.parse().ok().map(Self::Unclaimed),
             ["program", token] => number(token).map(Self::Program),
             ["stored", service, id] => {
                 service.parse().ok().zip(number(id)).map(|(service, id)| Self::Stored(ServiceId(service), id))
@@ -438,7 +446,8 @@ mod tests {
     fn every_name_leads_back() {
         let pid = Pid::from_raw(77).expect("positive");
         let parts = [Part::Pid(pid), Part::Notify, Part::Stdout, Part::Stderr, Part::Ready, Part::Private, Part::Shim];
-        let names = [Name::State, Name::Control, Name::Lock, Name::Socket(3), Name::Program(u64::MAX)];
+        let names =
+            [Name::State, Name::Control, Name::Lock, Name::Socket(3), Name::Unclaimed(1), Name::Program(u64::MAX)];
         for name in names.into_iter().chain(parts.map(|part| Name::Process(9, part))) {
             assert_eq!(name.to_string().parse(), Ok(name));
         }

@@ -19,7 +19,7 @@ use crate::supervisor::process::Process;
 use crate::supervisor::release::{Held, Release};
 use crate::supervisor::rows::Slots;
 use crate::supervisor::store::Stored;
-use crate::supervisor::{Pending, Supervisor};
+use crate::supervisor::{Pending, Supervisor, inherited};
 use crate::sys::Pid;
 use crate::sys::socket::Bound;
 
@@ -266,6 +266,7 @@ impl Supervisor {
             ledger: self.ledger.written(),
             stopping: self.stopping,
             atomic: self.atomic,
+            unclaimed: inherited::lock(&self.inherited).passed().iter().map(|passed| passed.name.clone()).collect(),
             handed,
         }
     }

@@ -86,7 +86,10 @@ impl Endpoint {
     }
 
     /// What this socket is bound to.
-    pub(in crate::sys) fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// `Unsupported` for what is no socket of a kind that we know; `InvalidInput` for one that is not bound.
+    pub fn of(fd: BorrowedFd<'_>) -> io::Result<Self> {
         let kind = getsockopt(&fd, sockopt::SockType)?;
         let unsupported = || io::Error::new(io::ErrorKind::Unsupported, "not a kind of socket that can be handed over");
         let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
