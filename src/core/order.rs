@@ -102,18 +102,20 @@ impl Core {
         spans.into_values().max().unwrap_or_default()
     }
 
+    /// Those that a first start of this service waits for: they come before it and do not serve, though they may yet.
+    #[must_use]
+    pub fn awaited(&self, service: ServiceId) -> Vec<ServiceId> {
+        let may_yet = |earlier: &&Service| {
+            let hopeless = earlier.is_down() || earlier.serving().is_some_and(OneGeneration::is_given_up);
+            earlier.purpose == Purpose::Run && !hopeless && !earlier.serving().is_some_and(OneGeneration::is_up)
+        };
+        let after = self.services.get(&service).into_iter().flat_map(|service| &service.after);
+        after.filter_map(|id| self.services.get(id)).filter(may_yet).map(|earlier| earlier.id).collect()
+    }
+
     /// Whether all that a service comes after serve, as far as they can.
     pub(super) fn is_its_turn(&self, service: ServiceId) -> bool {
-        let serves = |earlier: &ServiceId| {
-            self.services.get(earlier).is_none_or(|earlier| {
-                let hopeless = earlier.serving().is_some_and(OneGeneration::is_given_up);
-                earlier.purpose != Purpose::Run
-                    || earlier.is_down()
-                    || hopeless
-                    || earlier.serving().is_some_and(OneGeneration::is_up)
-            })
-        };
-        self.services.get(&service).is_none_or(|service| service.after.iter().all(serves))
+        self.awaited(service).is_empty()
     }
 
     /// First starts whose turn it is. Whether there were any.

@@ -33,6 +33,9 @@ pub struct UpgradeRecord {
     /// The uids that asked for it; empty where it was a signal or zdsup itself.
     #[serde(default)]
     pub requested_by: Vec<u32>,
+    /// The upgrade that it takes back, since another of the same request failed.
+    #[serde(default)]
+    pub takes_back: Option<u64>,
     /// When it began.
     pub at: f64,
     /// From its beginning to its verdict, seconds.

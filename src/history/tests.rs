@@ -48,6 +48,7 @@ fn upgrade(id: u64, generation: u64, verdict: Verdict) -> UpgradeRecord {
         directory: Some("/srv".into()),
         digest: Some("6c62272e07bb014262b821756295c58d".into()),
         requested_by: vec![0, 1000],
+        takes_back: None,
         at: 1_700_000_000.25 + id as f64 * 100.0,
         duration: id as f64,
         verdict,

@@ -389,6 +389,7 @@ impl Record {
             directory: None,
             digest: None,
             requested_by: status.requested_by.clone(),
+            takes_back: status.takes_back,
             at: began.map_or(status.requested_at, |event| event.wall),
             duration,
             verdict: verdict.verdict,

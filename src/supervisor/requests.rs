@@ -129,10 +129,14 @@ impl Supervisor {
 
     /// A first start waits for others to serve.
     fn tell_of_start(&mut self, service: ServiceId, id: UpgradeId) {
-        let earlier = self.core.after(service).into_iter().flatten().map(|id| self.name_of(*id).to_owned());
-        let message = format!("it starts once {} serves", earlier.collect::<Vec<_>>().join(", and "));
+        let message = self.what_it_awaits(service);
         tracing::info!(service = self.name_of(service), "{message}");
         self.tell_of_upgrade(service, id, News { event: "queued", message, generation: None });
+    }
+
+    fn what_it_awaits(&self, service: ServiceId) -> String {
+        let earlier: Vec<&str> = self.core.awaited(service).into_iter().map(|id| self.name_of(id)).collect();
+        format!("it starts once {} serve{}", earlier.join(" and "), if earlier.len() == 1 { "s" } else { "" })
     }
 
     fn tell_of_queue(&mut self, service: ServiceId, kind: Kind, id: UpgradeId) {
@@ -389,6 +393,9 @@ impl Supervisor {
                 fd_store: u32::try_from(shell.store.passed().count()).unwrap_or(u32::MAX),
             };
             let mut status = status::service(machine, &known, &self.processes, executable, now);
+            if machine.awaits_turn() {
+                status.detail = Some(self.what_it_awaits(machine.id));
+            }
             let last_output = shell.last_output.as_ref().filter(|(id, _)| {
                 status.detail.is_some() && machine.serving().is_some_and(|serving| serving.number == id.generation)
             });

@@ -385,7 +385,7 @@ fn a_reload_starts_what_the_config_has_gained_and_removes_what_it_has_lost() {
         unknown.err
     );
     let unknown = f.run(&["reload", "nonsense"]).ends(2);
-    assert!(unknown.err.contains("this supervisor has web, api, db"), "{}", unknown.err);
+    assert!(unknown.err.contains("this supervisor has db, api, web"), "{}", unknown.err);
     let reload = f.run(&["reload"]).ends(0);
     assert!(
         reload.err.contains("web: the config does not have it any more; it is removed at the end"),

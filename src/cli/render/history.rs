@@ -25,7 +25,10 @@ pub(in crate::cli) fn history(records: &[UpgradeRecord], style: Style) -> String
             record.kind.to_string(),
             span(record.duration),
             record.drain.map(span).unwrap_or_default(),
-            record.requested_by.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            match record.takes_back {
+                Some(undone) => format!("takes #{undone} back"),
+                None => record.requested_by.iter().map(u32::to_string).collect::<Vec<_>>().join(","),
+            },
         ];
         let reason = record.reason.iter().flat_map(|reason| reason.lines().next());
         let errors = record.probe.as_ref().filter(|probe| probe.inside.errors > 0);
@@ -71,7 +74,11 @@ pub(in crate::cli) fn timeline(record: &UpgradeRecord, style: Style) -> String {
         1 => format!("by user {users}"),
         _ => format!("by users {users}"),
     };
-    out.push_str(&format!("  began {}, asked for {by}\n", instant(record.at)));
+    let why = match record.takes_back {
+        Some(undone) => format!("takes upgrade #{undone} back, since another of the same request failed"),
+        None => format!("asked for {by}"),
+    };
+    out.push_str(&format!("  began {}, {why}\n", instant(record.at)));
     if let Some(release) = &record.release {
         out.push_str(&format!("  release {}\n", clean(release)));
     }

@@ -419,6 +419,7 @@ fn record(id: u64, verdict: Verdict) -> UpgradeRecord {
         directory: Some("/srv/web/releases/2026-11-23".into()),
         digest: Some("6c62272e07bb014262b821756295c58d".into()),
         requested_by: vec![1000],
+        takes_back: None,
         at: 1_795_430_090.49 + id as f64,
         duration: if verdict == Verdict::Refused { 0.0004 } else { 6.2 },
         verdict,
@@ -464,6 +465,10 @@ fn what_one_upgrade_went_through() {
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         insta::assert_snapshot!(name, text);
     }
+    let back = UpgradeRecord { takes_back: Some(3), requested_by: vec![], ..record(4, Verdict::Upgraded) };
+    let text = timeline(&back, PLAIN);
+    assert!(text.contains(", takes upgrade #3 back, since another of the same request failed\n"), "{text}");
+    assert!(history(&[back], PLAIN).contains("takes #3 back"));
     // What a supervisor that died had counted; what nobody was asked.
     let probe = record(4, Verdict::RolledBack).probe.expect("somebody asked");
     let probed = |probe| timeline(&UpgradeRecord { probe: Some(probe), ..record(4, Verdict::RolledBack) }, PLAIN);

@@ -164,6 +164,7 @@ fn a_first_start_that_awaits_its_turn_gets_it_from_the_successor() {
         f.succeeded(end);
         let web = service(&f.supervisor.status(), "web").expect("it is there").clone();
         assert_eq!((web.state, web.generations.len()), (ServiceState::Starting, 0), "{end:?}: {web:?}");
+        assert_eq!(web.detail.as_deref(), Some("it starts once db serves"));
         gate.open();
         f.all_serve(1);
         f.end();
