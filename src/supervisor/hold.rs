@@ -13,10 +13,11 @@ use nix::libc::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook_tokio::Signals;
 use tokio::sync::{mpsc, watch};
 
+use super::event_loop::{answer, until};
 use super::paths::RuntimeDirectory;
 use super::survival::{FdStore, Impossible, Name, Part, names};
 use super::systemd::Systemd;
-use super::{LAST_WORDS, Options, StartError, answer, metrics, release, until};
+use super::{LAST_WORDS, Options, StartError, metrics, release};
 use crate::control::server::{self, Access, Command, Rejection, RejectionKind};
 use crate::control::types::{Done, Status, SupervisorStatus};
 use crate::core::Time;
