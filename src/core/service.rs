@@ -257,8 +257,9 @@ impl Service {
         }
     }
 
-    /// A slot that no living process has: the one it had before, else the first. One whose last process died is kept
-    /// for the next in its place, since callers wait in its queue; while nothing serves that is whoever comes.
+    /// A slot that no living process has: the one it had before, else one of those in which callers wait while nothing
+    /// serves, else the first. One whose last process died is kept for the next in its place, since callers wait in its
+    /// queue; while nothing serves that is whoever comes.
     fn free_slot(&self, number: Number, before: Option<Slot>) -> Slot {
         let up = self.serving().is_some_and(Generation::is_up);
         let others = self.generations.values().filter(|generation| generation.number != number);
@@ -267,8 +268,10 @@ impl Service {
             others.clone().flat_map(|other| other.slots(up || other.role != Role::Serving)).any(|taken| taken == slot)
                 || own.clone().flat_map(|own| own.slots(Some(slot) != before)).any(|taken| taken == slot)
         };
-        let first_free = || (0..).map(Slot).find(|slot| !taken(*slot)).unwrap_or_default();
-        before.filter(|slot| !taken(*slot)).unwrap_or_else(first_free)
+        let waiting = self.serving().filter(|_| !up).into_iter().flat_map(|down| &down.seats);
+        let waiting = waiting.filter_map(|seat| seat.slot);
+        let mut wanted = before.into_iter().chain(waiting).chain((0..).map(Slot));
+        wanted.find(|slot| !taken(*slot)).unwrap_or_default()
     }
 
     fn retry(service: ServiceId, generation: &mut Generation, place: usize, now: Time, out: &mut Outbox) {

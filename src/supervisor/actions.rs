@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use super::ledger::News;
+use super::ledger::{LastWords, News};
 use super::listeners::{Busy, Change};
 use super::process::{Ground, Process};
 use super::release::{Exported, Pinned, Release};
@@ -22,6 +22,7 @@ use crate::sys::shim::Blank;
 impl Supervisor {
     /// Does everything that the machine wants at the moment.
     pub(super) fn act(&mut self) {
+        let mut told = false;
         loop {
             self.settle_stores();
             // Before a process is told to stop, no new connections go to it.
@@ -30,6 +31,11 @@ impl Supervisor {
             // What is wanted is written down before it is done.
             self.record();
             let Some(action) = self.core.poll_action() else {
+                if told {
+                    // A successor would tell it once more.
+                    self.survival.stale = true;
+                    self.record();
+                }
                 if std::mem::take(&mut self.status_due) {
                     self.systemd.status(&self.status_line(None));
                 }
@@ -49,7 +55,10 @@ impl Supervisor {
                 Action::Abort(instance) => self.abort(instance),
                 Action::Kill(instance) => self.kill(instance),
                 Action::Sweep { instance, force } => self.sweep(instance, force),
-                Action::Progress { service, upgrade, step } => self.progress(service, upgrade, &step),
+                Action::Progress { service, upgrade, step } => {
+                    self.progress(service, upgrade, &step);
+                    told = true;
+                }
                 Action::Conclude { service, upgrade, verdict, reason } => {
                     self.conclude(service, upgrade, verdict, reason);
                     self.survival.stale = true;
@@ -391,8 +400,8 @@ impl Supervisor {
         if let (Some(upgrade), Step::Returning { .. }) = (upgrade, step) {
             // Until the verdict falls, the process that is to blame may be forgotten.
             let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
-            let (lines, elsewhere) = self.last_lines(service, blamed.map(|blamed| blamed.generation));
-            self.ledger.keep_output(upgrade, lines, elsewhere);
+            let words = self.last_words(service, blamed.map(|blamed| blamed.generation));
+            self.ledger.keep_last_words(upgrade, words);
         }
         self.note_step(service, upgrade, step);
         self.probe_step(service, upgrade, step);
@@ -444,18 +453,17 @@ impl Supervisor {
         let record = self.ledger.status(upgrade, now);
         let candidate = record.as_ref().and_then(|record| record.generation).map(Generation);
         let serving = self.serving(service);
-        let (output, output_elsewhere) = match (verdict, &reason, self.ledger.take_output(upgrade)) {
-            (Verdict::Upgraded, ..) => (Vec::new(), None),
+        let words = match (verdict, &reason, self.ledger.take_last_words(upgrade)) {
+            (Verdict::Upgraded, ..) => LastWords::default(),
             (_, Some(Reason::Hook { .. }), _) => {
-                (self.services.get_mut(&service).map(|it| it.hooks.take_last_output()).unwrap_or_default(), None)
+                let lines = self.services.get_mut(&service).map(|it| it.hooks.take_last_output()).unwrap_or_default();
+                LastWords { lines, ..LastWords::default() }
             }
             (_, _, Some(kept)) => kept,
-            (_, _, None) => self.last_lines(service, candidate),
+            (_, _, None) => self.last_words(service, candidate),
         };
         let exit = story::exit_code(verdict, reason.as_ref());
-        let latest = candidate.and_then(|candidate| self.latest(service, candidate));
-        let said = latest.and_then(|process| process.status.as_deref());
-        let check = latest.and_then(|process| process.checkup.as_ref()?.failure());
+        let (said, check) = (words.status.as_deref(), words.check.as_deref());
         let other = reason.as_ref().and_then(story::another).and_then(|other| self.ledger.service_of(other));
         let why = reason.as_ref().map(|reason| story::reason(reason, said, check, other));
         let status = VerdictStatus {
@@ -467,8 +475,8 @@ impl Supervisor {
                 Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
                 reason => reason.as_ref().and_then(story::hint),
             },
-            output,
-            output_elsewhere,
+            output: words.lines,
+            output_elsewhere: words.elsewhere,
             because_of: reason.as_ref().and_then(story::another).map(|other| other.0),
             serving: serving.map(|serving| serving.0),
         };
@@ -610,29 +618,28 @@ impl Supervisor {
         }
     }
 
-    fn last_lines(&mut self, service: ServiceId, candidate: Option<Generation>) -> (Vec<String>, Option<String>) {
+    /// What the process that an upgrade failed by has left to tell, else the latest of the candidate.
+    fn last_words(&mut self, service: ServiceId, candidate: Option<Generation>) -> LastWords {
         let theirs = |id: &InstanceId| id.service == service && Some(id.generation) == candidate;
         let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
         // It is swept only after the verdict, so it is still there.
         let one = self.processes.keys().filter(|id| theirs(id)).max_by_key(|id| (Some(**id) == blamed, **id)).copied();
         let Some(process) = one.and_then(|id| self.processes.get_mut(&id)) else {
-            return (Vec::new(), None);
+            return LastWords::default();
         };
         process.drain_output();
-        (process.tail.lines(), process.output_elsewhere.clone())
+        LastWords {
+            lines: process.tail.lines(),
+            elsewhere: process.output_elsewhere.clone(),
+            status: process.status.clone(),
+            check: process.checkup.as_ref().and_then(|checkup| checkup.failure()).map(str::to_owned),
+        }
     }
 
     /// Whether a generation is meant to have more than one process.
     fn has_several(&self, service: ServiceId, number: Generation) -> bool {
         let generation = self.core.services().get(&service).and_then(|service| service.generations.get(&number));
         generation.is_some_and(|generation| generation.seats.len() > 1)
-    }
-
-    /// The process of a generation that an upgrade failed by, else the latest.
-    fn latest(&self, service: ServiceId, generation: Generation) -> Option<&Process> {
-        let theirs = |process: &&Process| process.id.service == service && process.id.generation == generation;
-        let blamed = self.core.services().get(&service).and_then(|service| service.blamed);
-        self.processes.values().filter(theirs).max_by_key(|process| (Some(process.id) == blamed, process.id))
     }
 
     /// The generation that answers new connections.

@@ -58,8 +58,21 @@ pub(super) struct Record {
 struct GivenUp {
     /// The step at which it was.
     step: String,
-    /// The last lines of its output, and where to look for more.
-    output: Option<(Vec<String>, Option<String>)>,
+    #[serde(default)]
+    last_words: Option<LastWords>,
+}
+
+/// What a process of a candidate that was given up has left to tell.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct LastWords {
+    /// The last lines of its output.
+    pub(super) lines: Vec<String>,
+    /// Where to look for more.
+    pub(super) elsewhere: Option<String>,
+    /// Its last STATUS=.
+    pub(super) status: Option<String>,
+    /// How its last health check failed.
+    pub(super) check: Option<String>,
 }
 
 /// One upgrade, as a successor reads it.
@@ -219,7 +232,7 @@ impl Ledger {
             }
             Step::Returning { .. } => {
                 let step = record.status.step.clone();
-                record.given_up.get_or_insert(GivenUp { step, output: None });
+                record.given_up.get_or_insert(GivenUp { step, last_words: None });
             }
             Step::Drained { .. } => record.status.drained = true,
             _ => {}
@@ -249,16 +262,16 @@ impl Ledger {
         self.records.get(&id).map_or("", |record| record.given_up.as_ref().map_or(&record.status.step, |it| &it.step))
     }
 
-    /// Keeps the last output of a candidate that was given up until its verdict falls.
-    pub(super) fn keep_output(&mut self, id: UpgradeId, lines: Vec<String>, elsewhere: Option<String>) {
+    /// Keeps what a candidate that was given up has left to tell until its verdict falls.
+    pub(super) fn keep_last_words(&mut self, id: UpgradeId, words: LastWords) {
         if let Some(given_up) = self.records.get_mut(&id).and_then(|record| record.given_up.as_mut()) {
-            given_up.output = Some((lines, elsewhere));
+            given_up.last_words = Some(words);
         }
     }
 
-    /// That output, if there was a reason to keep it.
-    pub(super) fn take_output(&mut self, id: UpgradeId) -> Option<(Vec<String>, Option<String>)> {
-        self.records.get_mut(&id)?.given_up.as_mut()?.output.take()
+    /// That, if there was a reason to keep it.
+    pub(super) fn take_last_words(&mut self, id: UpgradeId) -> Option<LastWords> {
+        self.records.get_mut(&id)?.given_up.as_mut()?.last_words.take()
     }
 
     /// An upgrade's record.

@@ -280,11 +280,12 @@ fn cannot_change(stuck: Vec<&'static str>, name: &str) -> Option<String> {
         .then(|| format!("listener {name}: {} cannot change on a live socket, and stays as it is", stuck.join(", ")))
 }
 
+/// Why a reload is refused that asks for another `traffic`.
+pub(crate) const TRAFFIC_STAYS: &str = "how traffic is divided cannot change while a socket is in use: `zdsup stop`, and \
+                                        start anew, or give the listener another address";
+
 fn traffic_changes(name: &str) -> Reason {
-    Reason::Config(format!(
-        "listener {name}: how traffic is divided cannot change while a socket is in use: `zdsup stop`, and start anew, or \
-         give the listener another address"
-    ))
+    Reason::Config(format!("listener {name}: {TRAFFIC_STAYS}"))
 }
 
 fn row_failed(name: &str, error: &RowError) -> Reason {

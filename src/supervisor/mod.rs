@@ -82,6 +82,7 @@ use history::History;
 use hooks::Hooks;
 use inherited::Inherited;
 use ledger::Ledger;
+pub(crate) use listeners::TRAFFIC_STAYS;
 use listeners::{Change, Listeners, Socket};
 use metrics::Counters;
 use paths::RuntimeDirectory;

@@ -271,23 +271,12 @@ impl Surroundings {
     }
 
     fn check_descriptors(&self, service: &config::Service, kind: Kind) -> Result<(), Reason> {
-        let (Ok(open), Ok((limit, _))) = (limits::open_fds(), limits::limit(limits::Resource::NOFILE)) else {
-            return Ok(());
-        };
         let hooks: usize = service.hooks.commands.values().map(Vec::len).sum();
-        let needed =
-            PER_INSTANCE * u64::from(service.instances) + (service.listen.len() + hooks) as u64 + reserve(limit);
-        if open as u64 + needed <= limit {
-            return Ok(());
-        }
         let wait = match kind {
             Kind::Start => "",
             Kind::Reload | Kind::Restart | Kind::Rollback => "wait for old generations to end, or ",
         };
-        Err(Reason::Resources(format!(
-            "the supervisor has {open} of at most {limit} descriptors open and wants {needed} free for a {kind}: {wait}raise \
-             its limit (LimitNOFILE=)"
-        )))
+        check_descriptors(service.instances, service.listen.len() + hooks, &kind.to_string(), wait).map_err(Reason::Resources)
     }
 
     fn directory_of(&self, service: &config::Service) -> Result<PathBuf, Reason> {
@@ -338,6 +327,21 @@ impl Surroundings {
         }
         Ok(environment)
     }
+}
+
+/// Whether so many more instances can be held, and so many descriptors beside them. `wait`: what else would help.
+pub(super) fn check_descriptors(instances: u32, others: usize, what: &str, wait: &str) -> Result<(), String> {
+    let (Ok(open), Ok((limit, _))) = (limits::open_fds(), limits::limit(limits::Resource::NOFILE)) else {
+        return Ok(());
+    };
+    let needed = PER_INSTANCE * u64::from(instances) + others as u64 + reserve(limit);
+    if open as u64 + needed <= limit {
+        return Ok(());
+    }
+    Err(format!(
+        "the supervisor has {open} of at most {limit} descriptors open and wants {needed} free for a {what}: {wait}raise \
+         its limit (LimitNOFILE=)"
+    ))
 }
 
 impl Release {

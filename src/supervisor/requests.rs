@@ -7,7 +7,7 @@ use super::metrics::Facts;
 use super::prober::Prober;
 use super::several::{Ask, Reply};
 use super::status::{self, Snapshot};
-use super::{Service, Supervisor, history};
+use super::{Service, Supervisor, history, release};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
@@ -236,6 +236,11 @@ impl Supervisor {
         let now = self.now();
         let service = self.target(scaling.service.as_deref())?;
         let before = self.core.services().get(&service).map_or(0, crate::core::service::Service::desired);
+        let more = scaling.instances.saturating_sub(before);
+        if more > 0 {
+            let checked = release::check_descriptors(more, 0, "scaling", "ask for fewer, or ");
+            checked.map_err(|lacking| rejection(RejectionKind::Refused, lacking))?;
+        }
         self.survival.stale = true;
         let generation = self.core.scale(now, service, scaling.instances);
         let generation = generation.map_err(|refusal| self.refused(service, refusal))?;

@@ -207,7 +207,8 @@ pub(super) fn hint(reason: &Reason) -> Option<String> {
                 .into()
         }
         Reason::NeverHealthy(_) => {
-            "a service that is ready long before it answers well may need longer: ready.timeout (--ready-timeout);              otherwise see whether [service.NAME.health] asks for the right thing"
+            "a service that is ready long before it answers well may need longer: ready.timeout (--ready-timeout); \
+             otherwise see whether [service.NAME.health] asks for the right thing"
                 .into()
         }
         Reason::WatchdogMissed(_) => {

@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, HistoryPage, Kind, Kpi, Verdict};
 
 use crate::support::supervisor::{command, wrapped};
-use crate::support::{Place, SOON, Setup, Supervisor, Zdsup, eventually, is_root, skip};
+use crate::support::{Place, SOON, Setup, Supervisor, Zdsup, eventually, is_root, process, skip};
 
 impl Zdsup {
     fn history(&self, more: &[&str]) -> HistoryPage {
@@ -137,6 +137,26 @@ fn killed_in_the_middle_of_an_upgrade_no_number_is_given_out_twice() {
     assert_eq!(z.status().services[0].serving, Some(3));
     let page = z.history(&[]);
     assert_eq!((page.upgrades[0].generation, page.skipped), (Some(3), 1), "{page:?}");
+    z.end();
+}
+
+/// What a supervisor told last before it died its successor does not tell again: nothing of it is due.
+#[test]
+fn a_death_long_after_an_upgrade_adds_nothing_to_it() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
+    z.upgrade();
+    z.settled(2);
+    let drained = || fs::read_to_string(z.file()).unwrap_or_default().matches("\"drained\"").count();
+    eventually("the drain is on record", || (drained() == 1).then_some(()));
+    let before = z.history(&[]).upgrades;
+    let supervisor = z.status().supervisor;
+    process::kill(supervisor.pid, Signal::SIGKILL);
+    z.wait_for("a successor is there", |status| status.supervisor.incarnation == supervisor.incarnation + 1);
+    assert_eq!(z.history(&[]).upgrades, before);
+    assert_eq!(drained(), 1);
+    z.upgrade();
+    z.settled(3);
+    eventually("the drain is on record", || (drained() == 2).then_some(()));
     z.end();
 }
 

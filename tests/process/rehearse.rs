@@ -190,6 +190,9 @@ fn what_cannot_be_rehearsed_is_said() {
     refused(&["api"], 2, "there is no service api");
     refused(&["-c", "/no/such/file.toml"], 2, "there is no such file");
     refused(&["--http", "healthz"], 2, "begins with");
+    let steered = z.setup.toml().replace("[service.web]", "[service.web]\ntraffic = \"steered\"");
+    fs::write(z.place.join("web.toml"), steered).expect("it can be written");
+    refused(&[], 2, "how traffic is divided cannot change");
     fs::write(z.place.join("web.toml"), "nonsense").expect("it can be written");
     refused(&[], 2, "web.toml:1");
     fs::write(z.place.join("web.toml"), "[service.a]\ncommand = [\"/a\"]\n[service.b]\ncommand = [\"/b\"]\n")

@@ -2,6 +2,7 @@
 //! there are never too few instances nor too many, and whatever goes wrong, the old ones serve at the end.
 
 use std::collections::BTreeSet;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
@@ -9,7 +10,7 @@ use nix::sys::signal::Signal;
 use zdsup::control::types::{GenerationState, InstanceState, ServiceStatus, Status, UpgradeAccepted, Verdict};
 
 use crate::support::supervisor::{Reload, generation};
-use crate::support::{Load, Place, Setup, Zdsup, client, eventually, process};
+use crate::support::{Load, Place, Setup, Zdsup, client, eventually, process, skip};
 
 const INSTANCES: u32 = 3;
 
@@ -357,6 +358,22 @@ impl Zdsup {
         assert!(done.status.success(), "{done:?}");
         String::from_utf8(done.stderr).expect("text")
     }
+}
+
+/// Rather nothing at all than some of them, and no descriptors for anything else.
+#[test]
+fn more_than_there_are_descriptors_for() {
+    let z = three(&[]);
+    let limited = Command::new("prlimit").args(["--pid", &z.supervisor.pid().to_string(), "--nofile=100:"]).status();
+    if limited.is_err() {
+        return skip("there is no prlimit");
+    }
+    let refused = z.supervisor.run(&["scale", "web", "40"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(5), "{said}");
+    assert!(said.contains("of at most 100 descriptors open") && said.contains("free for a scaling"), "{said}");
+    assert_eq!(all_serve(&z, 1).len(), 3);
+    z.end();
 }
 
 #[test]

@@ -10,9 +10,11 @@ use nix::unistd::{User, geteuid};
 
 use super::super::given;
 use crate::cli::failure::Failure;
-use crate::config::{self, Config, Service};
+use crate::config::{self, Config, Listen, Service};
 use crate::control::client::Client;
+use crate::control::types::Status;
 use crate::exit::Exit;
+use crate::supervisor::TRAFFIC_STAYS;
 use crate::sys::{Pid, describe, proc};
 
 /// What is rehearsed, and where.
@@ -44,9 +46,9 @@ impl Meant {
         };
         check_user(pid)?;
         let environment = variables(&read(pid, "environ")?);
-        let name = status.supervisor.name;
-        let meant = match status.supervisor.config {
-            Some(file) => Self::of(config::load(Path::new(&file), Some(&name))?, service, Path::new("/"), environment),
+        let name = status.supervisor.name.clone();
+        let meant = match &status.supervisor.config {
+            Some(file) => Self::of(config::load(Path::new(file), Some(&name))?, service, Path::new("/"), environment),
             None => {
                 let directory = directory(pid, &environment)?;
                 let config = given(words(&read(pid, "cmdline")?), &directory)?;
@@ -54,6 +56,7 @@ impl Meant {
             }
         };
         let mut meant = meant?;
+        check_traffic(&status, &meant.service)?;
         let real = status.services.iter().filter(|real| real.name == meant.service.name);
         let instances = real.flat_map(|real| &real.generations).flat_map(|generation| &generation.instances);
         let taken: Vec<u32> = instances.filter_map(|instance| slot(Pid::try_from(instance.pid?).ok()?)).collect();
@@ -103,6 +106,17 @@ fn check_user(supervisor: Pid) -> Result<(), Failure> {
         format!("the supervisor runs as user {its}, and this process as {ours}: it would rehearse something else");
     Err(Failure::new(Exit::NotPermitted, failure)
         .hint(Some(format!("run it as that user: sudo -u {its} zdsup rehearse"))))
+}
+
+/// A reload would refuse another `traffic` for a listener that stays. Names that have to be resolved are not looked at.
+fn check_traffic(status: &Status, meant: &Service) -> Result<(), Failure> {
+    let real = status.services.iter().find(|real| real.name == meant.name);
+    let Some(real) = real.filter(|real| real.serving.is_some() && real.traffic != meant.traffic.word()) else {
+        return Ok(());
+    };
+    let stays = |listen: &&Listen| real.listeners.iter().any(|one| one.address == listen.address.to_string());
+    let Some(listen) = meant.listen.iter().find(stays) else { return Ok(()) };
+    Err(Failure::new(Exit::Usage, format!("listener {}: {TRAFFIC_STAYS}", listen.name)))
 }
 
 /// Only root can become another user. (One that has just that capability is told so by the kernel, or not at all.)

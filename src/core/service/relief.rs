@@ -5,7 +5,7 @@
 //!   told to stop as soon as it is ready. Before it is told it takes what waits, as every process does.
 //! - One that fails is not followed by another as long as the same generation serves.
 //! - None is started where instances are counted, that is while some are replaced by others, nor where no process may run
-//!   beside another.
+//!   beside another (`stop-start` with one instance).
 
 use super::super::event::Action;
 use super::super::id::{InstanceId, Slot, Time};
@@ -19,7 +19,8 @@ impl Service {
     pub fn can_relieve(&self, slot: Slot) -> bool {
         let taken = self.generations.values().flat_map(|one| one.slots(true)).any(|taken| taken == slot);
         let replaced = |one: &Generation| {
-            matches!(one.role, Role::Rolling { .. } | Role::Retreating) || one.policy.strategy == Strategy::StopStart
+            let alone = one.policy.strategy == Strategy::StopStart && one.seats.len() == 1;
+            matches!(one.role, Role::Rolling { .. } | Role::Retreating) || alone
         };
         let relieves = self.serving().is_some_and(|serving| serving.is_up() && serving.hook.is_none());
         let counted = self.generations.values().any(replaced);

@@ -231,6 +231,29 @@ fn stop_start_goes_on_in_the_same_slot() {
     assert!(b.actions().contains(&"upgraded 2".to_owned()));
 }
 
+/// Whatever the one before was, and in whichever slots.
+#[test]
+fn stop_start_goes_on_where_callers_wait() {
+    let mut b = replaced(Policy { instances: 2, ..policy() });
+    b.actions();
+    for number in 1..=2 {
+        b.told(1, number);
+        b.ends(1, number, Exit::Code(0));
+    }
+    b.policy.strategy = Strategy::StopStart;
+    let _ = b.request(Kind::Reload);
+    b.pinned(3);
+    assert_eq!(b.routes(), [(2, 100, vec![2, 3])], "callers wait there");
+    for number in 1..=2 {
+        b.told(2, number);
+        b.ends(2, number, Exit::Code(0));
+    }
+    b.ready(3, 1);
+    b.ready(3, 2);
+    b.weights_set();
+    assert_eq!(b.routes(), [(3, 100, vec![2, 3])], "whoever waits in their queues is answered");
+}
+
 // ---- canary -------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -659,6 +682,9 @@ fn nobody_is_relieved_beside_what_must_be_alone_or_is_to_come_anyway() {
     let mut b = serving(Policy { strategy: Strategy::StopStart, ..policy() });
     b.callers_in(3);
     b.wants(&[]);
+    let mut b = serving(Policy { instances: 2, strategy: Strategy::StopStart, ..policy() });
+    b.callers_in(3);
+    b.wants(&["prepare 1.3 r1"]);
     let mut b = serving(Policy { instances: 2, ..policy() });
     b.callers_in(0);
     b.wants(&[]);

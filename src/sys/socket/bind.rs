@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::sys::socket::{SockFlag, SockaddrLike, socket};
 
+use super::error::OURSELVES;
 use super::file::{self, FILE_OPTIONS, Occupant, SocketFile};
 use super::options::set_int;
 use super::{BindCause, BindError, Bound, Endpoint, Options};
@@ -201,17 +202,20 @@ fn shown(directory: &Path) -> std::path::PathBuf {
     if directory.as_os_str().is_empty() { ".".into() } else { directory.to_owned() }
 }
 
-/// Who holds the address: the oldest process that has one of its sockets open, as far as we may see.
+/// Who holds the address: we ourselves, else the oldest process that has one of its sockets open, as far as we may see.
 fn holder(endpoint: &Endpoint) -> Option<String> {
     let until = Instant::now() + SEARCH;
     let inodes = diag::listener_inodes(endpoint).ok().filter(|inodes| !inodes.is_empty())?;
     let mut processes = proc::all().ok()?;
-    processes.sort_unstable();
+    // What we hold our children hold as well.
+    processes.sort_unstable_by_key(|pid| (*pid != Pid::own(), *pid));
     let found = processes
         .into_iter()
         .take_while(|_| Instant::now() < until)
         .find(|pid| proc::socket_inodes(*pid).is_ok_and(|open| open.iter().any(|inode| inodes.contains(inode))))?;
+    if found == Pid::own() {
+        return Some(OURSELVES.to_owned());
+    }
     let name = proc::name(found).ok()?;
-    let own = if found == Pid::own() { " (this process)" } else { "" };
-    Some(format!("{name}, pid {found}{own}"))
+    Some(format!("{name}, pid {found}"))
 }

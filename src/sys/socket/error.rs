@@ -7,6 +7,9 @@ use std::path::PathBuf;
 use super::Endpoint;
 use crate::sys::describe;
 
+/// The holder of an address that this very process has.
+pub(super) const OURSELVES: &str = "this supervisor itself";
+
 /// A listener could not be bound. Nothing has changed.
 #[derive(Debug)]
 pub struct BindError {
@@ -63,6 +66,11 @@ impl BindError {
     pub fn hint(&self) -> Option<String> {
         Some(match &self.cause {
             BindCause::InUse => match &self.holder {
+                Some(holder) if holder == OURSELVES => {
+                    "another listener has it: one of another service is closed when that service is stopped, or once a reload \
+                     has removed it; choose another address, or stop that service first (`zdsup status` shows whose it is)"
+                        .to_owned()
+                }
                 Some(holder) => format!("stop {holder}, or choose another address"),
                 None => "stop whatever holds it (see `ss -lnp`), or choose another address".to_owned(),
             },

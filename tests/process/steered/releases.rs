@@ -10,6 +10,7 @@ use crate::support::supervisor::generation;
 use crate::support::{Load, Manner, Zdsup};
 
 /// A release that fails, and what the reload says of it.
+#[derive(Clone, Copy)]
 struct Bad {
     words: &'static [&'static str],
     soak: &'static str,
@@ -60,6 +61,10 @@ const BAD: &[Bad] = &[
 /// Upgrades to good releases and to each kind of bad one: the verdicts are right, the old generation serves on in whole
 /// after each failure, and no request fails. `what_fails`: the verdict of what is never ready.
 fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
+    good_and_each(BAD, upgrade, what_fails);
+}
+
+fn good_and_each(bad: &[Bad], upgrade: &[String], what_fails: Verdict) {
     let z = &mut steered_with(&["serve", "--lame-duck", "300"], &[], |setup, _| {
         setup.upgrade = upgrade.to_vec();
         setup.ready = lines(&["timeout = \"1s\""]);
@@ -69,7 +74,7 @@ fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
     let load = Load::start(&z.target());
     let mut serving = 1;
     let mut next = 2;
-    for bad in BAD {
+    for bad in bad {
         load.more(100);
         bad.put(z);
         let verdict = if bad.verdict == Verdict::Failed { what_fails } else { bad.verdict };
@@ -96,7 +101,7 @@ fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
     }
     let tally = load.unharmed();
     let answered: Vec<u64> = tally.by.keys().copied().collect();
-    let good: Vec<u64> = (0..=BAD.len() as u64).map(|upgrades| 1 + 2 * upgrades).collect();
+    let good: Vec<u64> = (0..=bad.len() as u64).map(|upgrades| 1 + 2 * upgrades).collect();
     assert_eq!(answered, good, "each that served has answered, and no other");
 }
 
@@ -114,6 +119,33 @@ fn rolling() {
 fn rolling_with_some_missing() {
     // Something was ended for it, and is started again.
     good_and_bad(&lines(&["strategy = \"rolling\"", "max-surge = 0", "max-unavailable = 1"]), Verdict::RolledBack);
+}
+
+#[test]
+fn stop_start() {
+    // Whoever waits is answered by the candidate as soon as it accepts, before its checks can tell what it is worth.
+    let silent: Vec<Bad> = BAD.iter().copied().filter(|bad| bad.check.is_none()).collect();
+    good_and_each(&silent, &lines(&["strategy = \"stop-start\""]), Verdict::RolledBack);
+}
+
+/// Whichever slots the one before has, whoever waits there is answered.
+#[test]
+fn stop_start_after_others() {
+    let mut z = steered_with(&["serve", "--lame-duck", "100"], &[], |_, _| {});
+    let load = Load::with(&z.target(), &[Manner::Fresh; 4]);
+    let mut number = 1;
+    for strategy in ["overlap", "stop-start", "rolling", "stop-start", "overlap", "overlap", "stop-start"] {
+        z.configure(|setup| setup.upgrade = vec![format!("strategy = {strategy:?}")]);
+        load.more(100);
+        z.upgrade();
+        number += 1;
+        z.whole(number);
+        let queues = z.status().services[0].listeners[0].queue;
+        load.more(100);
+        assert_eq!(z.status().services[0].serving, Some(number), "{strategy} {queues:?}");
+    }
+    load.unharmed();
+    z.end();
 }
 
 #[test]
