@@ -111,6 +111,8 @@ impl Supervisor {
                             self.act();
                         }
                     }
+                    // A service that floods us keeps its descriptors ready for ever: the control server has its turn.
+                    tokio::task::yield_now().await;
                 }
                 Wake::Ready(Err(error)) => {
                     return Err(StartError::internal("cannot wait for events", &error));

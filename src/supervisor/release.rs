@@ -276,7 +276,8 @@ impl Surroundings {
             Kind::Start => "",
             Kind::Reload | Kind::Restart | Kind::Rollback => "wait for old generations to end, or ",
         };
-        check_descriptors(service.instances, service.listen.len() + hooks, &kind.to_string(), wait).map_err(Reason::Resources)
+        check_descriptors(service.instances, service.listen.len() + hooks, &kind.to_string(), wait)
+            .map_err(Reason::Resources)
     }
 
     fn directory_of(&self, service: &config::Service) -> Result<PathBuf, Reason> {

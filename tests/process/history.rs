@@ -116,7 +116,9 @@ fn releases_are_told_apart_although_their_program_is_the_same() {
 
 #[test]
 fn killed_in_the_middle_of_an_upgrade_no_number_is_given_out_twice() {
-    let mut z = Zdsup::serving(&["serve"]);
+    // One that waits for its gate hears no signal.
+    let drain = |setup: &mut Setup, _: &Place| setup.drain = vec!["timeout = \"1s\"".into()];
+    let mut z = Zdsup::serving_with(&["serve"], drain);
     let gate = z.place.join("gate");
     z.release(&["serve", "--gate", &gate.display().to_string()]);
     assert_eq!(z.reload(&["--no-wait"]).code, 0);

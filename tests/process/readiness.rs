@@ -109,7 +109,11 @@ fn ready_by_being_alive() {
 
 #[test]
 fn a_candidate_that_asks_for_more_time_gets_it() {
-    let mut z = Zdsup::serving_with(&["serve"], |setup, _| setup.ready = vec!["timeout = \"2s\"".into()]);
+    let mut z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.ready = vec!["timeout = \"2s\"".into()];
+        // One that sleeps hears no signal.
+        setup.drain = vec!["timeout = \"3s\"".into()];
+    });
     z.release(&["serve", "--ready-delay", "2500", "--extend", "50000"]);
     z.upgrade();
     z.release(&["serve", "--ready-delay", "60000", "--extend", "2500"]);
