@@ -104,6 +104,14 @@ pub(super) fn clean_lines(text: &str, indent: &str) -> String {
     text.lines().map(clean).collect::<Vec<_>>().join(&format!("\n{indent}"))
 }
 
+/// A foreign text as lines that fit behind an indent. One that has several lines already keeps them: it may be a picture.
+pub(super) fn paragraph(text: &str, indent: usize, style: Style) -> Vec<String> {
+    match style.width {
+        Some(width) if text.lines().nth(1).is_none() => wrap(&clean(text), width.saturating_sub(indent)),
+        Some(_) | None => text.lines().map(clean).collect(),
+    }
+}
+
 /// Lines of at most so many characters, broken between words where that can be.
 pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];

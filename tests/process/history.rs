@@ -116,9 +116,7 @@ fn releases_are_told_apart_although_their_program_is_the_same() {
 
 #[test]
 fn killed_in_the_middle_of_an_upgrade_no_number_is_given_out_twice() {
-    // One that waits for its gate hears no signal.
-    let drain = |setup: &mut Setup, _: &Place| setup.drain = vec!["timeout = \"1s\"".into()];
-    let mut z = Zdsup::serving_with(&["serve"], drain);
+    let mut z = Zdsup::serving(&["serve"]);
     let gate = z.place.join("gate");
     z.release(&["serve", "--gate", &gate.display().to_string()]);
     assert_eq!(z.reload(&["--no-wait"]).code, 0);
@@ -129,6 +127,8 @@ fn killed_in_the_middle_of_an_upgrade_no_number_is_given_out_twice() {
     eventually("the number is taken", || fs::read_to_string(z.file()).ok()?.contains("\"generation\":2").then_some(()));
     z.supervisor.signal(Signal::SIGKILL);
     z.supervisor.wait(SOON);
+    // One that waits for its gate hears no signal.
+    process::instances_of(&z.supervisor.runtime).into_iter().for_each(|pid| process::kill(pid, Signal::SIGKILL));
     assert!(z.supervisor.run(&["stop", "--leftovers"]).status.success());
     // Torn in the middle of a line, as a machine that loses its power leaves it.
     let mut bytes = fs::read(z.file()).expect("there is a history");

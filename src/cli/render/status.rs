@@ -1,6 +1,6 @@
 //! `zdsup status`.
 
-use crate::cli::terminal::{Style, clean, clean_lines};
+use crate::cli::terminal::{Style, clean, paragraph};
 use crate::control::types::{
     GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, LastOutput, ListenerStatus,
     ProbeSummary, ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
@@ -131,7 +131,7 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
     let mut out = format!("{}\n", heading(service, style));
     out.push_str(&strength(service, style));
     if let Some(detail) = &service.detail {
-        out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
+        out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
     if let Some(left) = service.paused {
         let (left, name) = (span(left), &service.name);
@@ -313,16 +313,16 @@ pub(super) fn last_upgrade(last: &UpgradeStatus, now: f64, style: Style) -> Stri
     let candidate = last.generation.map(|generation| format!(" {}@{generation}", last.service)).unwrap_or_default();
     let mut out = format!("  {what}{candidate} {} {}\n", ended(verdict, style), style.faint(&format!("({when})")));
     if let Some(reason) = reason {
-        out.push_str(&format!("    {}\n", clean_lines(reason, "    ")));
+        out.extend(paragraph(reason, 4, style).iter().map(|line| format!("    {line}\n")));
     }
     out.push_str(&output(verdict, OUTPUT_LINES, "    ", style));
     if let Some(hint) = hint {
-        out.push_str(&format!("    hint: {}\n", clean(hint)));
+        out.extend(paragraph(&format!("hint: {hint}"), 4, style).iter().map(|line| format!("    {line}\n")));
     }
     out + &warnings(last, style)
 }
 
 fn warnings(last: &UpgradeStatus, style: Style) -> String {
-    let line = |warning: &String| format!("    {}\n", style.unsure(&format!("warning: {}", clean(warning))));
-    last.warnings.iter().map(line).collect()
+    let lines = |warning: &String| paragraph(&format!("warning: {warning}"), 4, style);
+    last.warnings.iter().flat_map(lines).map(|line| format!("    {}\n", style.unsure(&line))).collect()
 }

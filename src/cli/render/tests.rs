@@ -219,7 +219,9 @@ fn status_of_services_that_do_not_serve() {
     steered.last_upgrade = Some(upgraded);
     steered.hook = Some("after-ready of generation 4".into());
     whole.services = vec![down, steered];
-    insta::assert_snapshot!(status(&whole, 1_013.75, PLAIN));
+    let text = status(&whole, 1_013.75, PLAIN);
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    insta::assert_snapshot!(text);
 }
 
 /// In the middle of a canary that waits: three instances, one of them just started again, a standby, one draining.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::terminal::{Style, clean};
+use crate::cli::terminal::{Style, clean, paragraph};
 use crate::control::types::{GenerationState, GenerationStatus, InstanceHealth, InstanceState, ServiceStatus, Status};
 
 use super::overview;
@@ -56,7 +56,7 @@ fn one(service: &ServiceStatus, peaks: &Peaks, now: f64, style: Style) -> String
     let mut out = format!("{}  {}\n", heading(service, style), style.faint(&how));
     out.push_str(&strength(service, style));
     if let Some(detail) = &service.detail {
-        out.push_str(&format!("  {}\n", style.unsure(&clean(detail))));
+        out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
     if let Some(upgrade) = &service.upgrade {
         out.push_str(&in_flight(upgrade));
