@@ -339,15 +339,12 @@ fn what_is_asked_for_must_be_answered() {
 
 #[test]
 fn the_probe_asks_what_is_rehearsed() {
-    let mut z = Zdsup::serving(&["serve"]);
-    let stage = Stage::of(&z.place);
-    let health = z.place.join("health");
-    z.release(&["serve", "--health", &health.display().to_string()]);
-    for service in ["", "traffic = \"steered\""] {
-        z.configure(|setup| {
-            setup.service = vec![service.into()];
-            setup.upgrade = vec!["probe = { http = \"/healthz\", rate = 200 }".into()];
-        });
+    for traffic in ["steered", "shared"] {
+        let mut z = Zdsup::serving_with(&["serve"], |setup, _| setup.service = vec![format!("traffic = {traffic:?}")]);
+        let stage = Stage::of(&z.place);
+        let health = z.place.join("health");
+        z.release(&["serve", "--health", &health.display().to_string()]);
+        z.configure(|setup| setup.upgrade = vec!["probe = { http = \"/healthz\", rate = 200 }".into()]);
         let seen = |rehearsed: &Rehearsed| {
             let event = rehearsed.events().into_iter().find(|event| event.event == "probed");
             event.unwrap_or_else(|| panic!("nobody asked: {:?}", rehearsed.0)).message
@@ -363,15 +360,15 @@ fn the_probe_asks_what_is_rehearsed() {
         rehearsed.is(Verdict::Upgraded, 0);
         let message = seen(&rehearsed);
         assert!(message.ends_with("by their status"), "{message}");
+        if traffic == "steered" {
+            continue;
+        }
+        z.configure(|setup| setup.upgrade.push("soak = \"10s\"\nmax-error-rate = \"1%\"".into()));
+        let rehearsed = stage.rehearse(&z.place, &[]);
+        let reason = rehearsed.is(Verdict::RolledBack, 4).reason.expect("a reason");
+        assert!(reason.contains("probe requests failed (") && reason.contains("through http"), "{reason}");
+        assert_eq!(z.status().services[0].serving, Some(1));
     }
-    z.configure(|setup| {
-        setup.service.clear();
-        setup.upgrade.push("soak = \"10s\"\nmax-error-rate = \"1%\"".into());
-    });
-    let rehearsed = stage.rehearse(&z.place, &[]);
-    let reason = rehearsed.is(Verdict::RolledBack, 4).reason.expect("a reason");
-    assert!(reason.contains("probe requests failed (") && reason.contains("through http"), "{reason}");
-    assert_eq!(z.status().services[0].serving, Some(1));
 }
 
 #[test]
