@@ -19,6 +19,8 @@ const INSTANCES: usize = 8;
 const CLIENTS: usize = 4;
 /// How long each is measured.
 const SPAN: Duration = Duration::from_secs(2);
+/// Pairs of runs with one process.
+const PAIRS_ALONE: usize = 16;
 /// Rollbacks that are timed.
 const ROLLBACKS: usize = 10;
 const FLAGS: [&str; 4] = ["--listen", "http=127.0.0.1:0", "--instances", "8"];
@@ -47,8 +49,26 @@ pub(super) fn figures() -> Result<()> {
     for (name, spread) in ["steered", "SO_REUSEPORT group", "one shared socket"].iter().zip(&mut spread) {
         ratio(&format!("busiest / idlest of 8 instances, {name}"), spread);
     }
+    ratio("connections per second of one process, steered / shared", &mut alone()?);
     row("rollback to standby, until the first connection there", &rollbacks()?);
     Ok(())
+}
+
+/// What the program in the kernel costs by itself: with one process on either side nothing else differs.
+fn alone() -> Result<Vec<f64>> {
+    let one = ["--listen", "http=127.0.0.1:0"];
+    let steered = Supervisor::start(&[&one[..], &["--traffic", "steered"]].concat(), "__name")?;
+    let shared = Supervisor::start(&one, "__name")?;
+    let (steered_at, shared_at) = (steered.address()?, shared.address()?);
+    let mut ratios = Vec::new();
+    for pair in 0..PAIRS_ALONE {
+        // In turns, as above.
+        let first = if pair % 2 == 0 { steered_at } else { shared_at };
+        let second = if pair % 2 == 0 { shared_at } else { steered_at };
+        let (a, b) = (rush(first)?.0, rush(second)?.0);
+        ratios.push(if pair % 2 == 0 { a / b } else { b / a });
+    }
+    Ok(ratios)
 }
 
 /// As many processes that do not use what they are given, each with a socket that it bound itself, at one address. They
@@ -94,7 +114,7 @@ fn rush(address: SocketAddr) -> Result<(f64, f64)> {
         }
         Ok::<_, Box<dyn std::error::Error>>(sums)
     })?;
-    let idle = INSTANCES - counts.len();
+    let idle = INSTANCES.saturating_sub(counts.len());
     let least = counts.values().min().copied().filter(|_| idle == 0).unwrap_or(0).max(1);
     let most = counts.values().max().copied().unwrap_or(0);
     let sum: u64 = counts.values().sum();
