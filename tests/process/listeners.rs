@@ -1,9 +1,12 @@
 //! A listener stays bound from its first bind until the config drops it, whatever a process does to it.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
+use std::os::fd::AsRawFd;
 
 use nix::sys::signal::Signal;
+use nix::sys::socket::sockopt::ReusePort;
+use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket};
 use zdsup::control::types::Verdict;
 
 use crate::support::client::{Answer, Connection};
@@ -32,6 +35,40 @@ fn accept_queue_reset() {
     let lost: Vec<_> = answers.by_ref().filter(|answer| !matches!(answer, Ok(Some(2)))).collect();
     assert!(lost.is_empty(), "{lost:?}");
     z.settled(2);
+    z.end();
+}
+
+/// Row 38 with one queue for all: a handshake that began before the switch is the new process's when it completes.
+#[test]
+fn half_open_at_switch() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| setup.listen_options = "defer-accept = \"30s\"".into());
+    let mut early: Vec<Connection> = (0..20).map(|_| Connection::tcp(z.address()).expect("it is bound")).collect();
+    z.upgrade();
+    z.settled(2);
+    for connection in &mut early {
+        let answer = connection.get("/").expect("it answers").expect("it answers");
+        assert_eq!(answer.generation(), 2);
+    }
+    drop(early);
+    z.end();
+}
+
+/// Row 30: a port that others share with SO_REUSEPORT is not joined by accident, and nothing of what serves is touched.
+#[test]
+fn mixed_reuseport() {
+    let mut z = Zdsup::serving(&["serve"]);
+    let load = Load::start(&z.target());
+    let fd = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).expect("a socket");
+    setsockopt(&fd, ReusePort, &true).expect("an option of it");
+    let address = SocketAddrV4::new(z.place.address().parse().expect("an address"), 9002);
+    bind(fd.as_raw_fd(), &SockaddrIn::from(address)).expect("it is free");
+    listen(&fd, Backlog::MAXCONN).expect("it can listen");
+    let good = z.setup.clone();
+    z.configure(|setup| setup.listen.push(("second".into(), address.to_string())));
+    z.reload(&[]).is(Verdict::Failed).because("SO_REUSEPORT").still_serving(1);
+    z.configure(|setup| *setup = good);
+    z.upgrade();
+    load.unharmed();
     z.end();
 }
 
