@@ -25,6 +25,7 @@ mod health;
 mod history;
 mod hold;
 mod hooks;
+mod http;
 mod ignored;
 mod inherited;
 mod ledger;

@@ -2,29 +2,21 @@
 //!
 //! They are asynchronous, bounded in time and in what they read, and share nothing with the loop.
 
-use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::{Request, Response, header};
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Outcome;
 use crate::config::health::{BODY_MAX, Statuses};
 use crate::core::event::spoken;
+use crate::supervisor::http::{self, Answer, HEAD_MAX};
 use crate::sys::describe;
 use crate::sys::socket::Bound;
 
-/// The most that the head of an answer may have, bytes.
-const HEAD_MAX: usize = 64 << 10;
 /// The pause between two looks at a listener's queue: at first, and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// A check that ends so long after its time has not been slow itself: we were.
@@ -93,10 +85,10 @@ async fn asked(door: Door, question: &Question, span: Duration) -> Outcome {
     }
     let Some(wanted) = &question.body else {
         // Whatever comes of it, the head has said enough.
-        let _ = timeout_at(until.min(Instant::now() + POLITE), answer.body()).await;
+        let _ = timeout_at(until.min(Instant::now() + POLITE), body(answer)).await;
         return Outcome::Passed;
     };
-    match timeout_at(until, answer.body()).await {
+    match timeout_at(until, body(answer)).await {
         Ok(Ok(body)) if contains(&body, wanted.as_bytes()) => Outcome::Passed,
         Ok(Ok(_)) => Outcome::Failed(format!("{status}, without {wanted:?} in its body")),
         Ok(Err(error)) => Outcome::Failed(error),
@@ -133,66 +125,22 @@ async fn emptied(listener: &Bound) {
     }
 }
 
-/// The connection, which has to be looked after as long as anything is to come over it.
-type Conversation = http1::Connection<TokioIo<TcpStream>, Empty<Bytes>>;
-
-/// An answer whose head has come.
-struct Answer {
-    response: Response<Incoming>,
-    conversation: Conversation,
-}
-
 /// Asks, and waits for the head of the answer.
-async fn head(door: Door, question: &Question) -> Result<Answer, String> {
+async fn head(door: Door, question: &Question) -> Result<Answer<TcpStream>, String> {
     let stream = door.connect().await?;
-    let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
-    let (mut sender, mut conversation) = handshake.map_err(|error| said(&error))?;
-    let request = Request::get(&question.path)
-        .header(header::HOST, &question.host)
-        .header(header::USER_AGENT, concat!("zdsup/", env!("CARGO_PKG_VERSION")))
-        .header(header::CONNECTION, "close")
-        .body(Empty::new())
-        .map_err(|error| error.to_string())?;
-    let response = along(&mut conversation, sender.send_request(request)).await.map_err(|error| said(&error))?;
-    Ok(Answer { response, conversation })
+    let request = http::get(&question.path, &question.host, concat!("zdsup/", env!("CARGO_PKG_VERSION")));
+    http::ask(stream, request.map_err(|error| error.to_string())?).await.map_err(|error| said(&error))
 }
 
-impl Answer {
-    fn status(&self) -> hyper::StatusCode {
-        self.response.status()
-    }
-
-    /// The begin of its body, as far as it is looked at.
-    async fn body(mut self) -> Result<Vec<u8>, String> {
-        let body = self.response.body_mut();
-        let read = async {
-            let mut bytes = Vec::new();
-            while bytes.len() < BODY_MAX
-                && let Some(frame) = body.frame().await
-            {
-                if let Some(data) = frame?.data_ref() {
-                    bytes.extend_from_slice(&data[..data.len().min(BODY_MAX - bytes.len())]);
-                }
-            }
-            Ok::<_, hyper::Error>(bytes)
-        };
-        along(&mut self.conversation, read).await.map_err(|error| said(&error))
-    }
-}
-
-/// Does something over a connection, and looks after that meanwhile.
-async fn along<T>(conversation: &mut Conversation, something: impl Future<Output = T>) -> T {
-    let looked_after = async {
-        // How it ends is told to whoever waits for something.
-        let _ = conversation.await;
-        std::future::pending::<Infallible>().await
+/// The begin of the body of an answer, as far as it is looked at.
+async fn body(answer: Answer<TcpStream>) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let add = |data: &[u8]| {
+        bytes.extend_from_slice(&data[..data.len().min(BODY_MAX - bytes.len())]);
+        bytes.len() < BODY_MAX
     };
-    let (something, looked_after) = (pin!(something), pin!(looked_after));
-    tokio::select! {
-        biased;
-        done = something => done,
-        never = looked_after => match never {},
-    }
+    answer.read(add).await.map_err(|error| said(&error))?;
+    Ok(bytes)
 }
 
 fn said(error: &hyper::Error) -> String {

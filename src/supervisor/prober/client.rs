@@ -3,26 +3,19 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::linux::net::SocketAddrExt;
-use std::pin::pin;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::{Request, header};
-use hyper_util::rt::TokioIo;
 use nix::libc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, UnixStream};
 use tokio::time::{sleep, timeout};
 
 use super::account::{Answer, Bad};
+use crate::supervisor::http;
 use crate::sys::socket::{Bound, Endpoint, UnixKind, UnixName};
 
 /// How long a request may take.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-/// The most that the head of an answer may have, bytes.
-const HEAD_MAX: usize = 64 << 10;
 /// Of the body of an answer no more than this is read, bytes.
 const BODY_MAX: usize = 1 << 20;
 /// The pause until a unix socket whose backlog is full is tried again; a client that may block would wait.
@@ -91,34 +84,17 @@ impl Question {
 
     /// The status of the answer, once all of it has come.
     async fn talk(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<u16, Answer> {
-        let handshake = http1::Builder::new().max_buf_size(HEAD_MAX).handshake(TokioIo::new(stream)).await;
-        let (mut sender, conversation) = handshake.map_err(|error| failed(&error))?;
-        let request = Request::get(&self.path)
-            .header(header::HOST, &self.host)
-            .header(header::USER_AGENT, concat!("zdsup/", env!("CARGO_PKG_VERSION"), " (probe)"))
-            .header(header::CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(|_| Answer::Ours)?;
-        let asked = async {
-            let mut answer = sender.send_request(request).await?;
-            // Nothing of it is kept, and all of it belongs to the answer; but one without an end is not to be read forever.
-            let mut read = 0;
-            while let Some(frame) = answer.body_mut().frame().await {
-                read += frame?.data_ref().map_or(0, Bytes::len);
-                if read > BODY_MAX {
-                    break;
-                }
-            }
-            Ok(answer.status().as_u16())
+        let request = http::get(&self.path, &self.host, concat!("zdsup/", env!("CARGO_PKG_VERSION"), " (probe)"));
+        let answer = http::ask(stream, request.map_err(|_| Answer::Ours)?).await.map_err(|error| failed(&error))?;
+        let status = answer.status().as_u16();
+        // Nothing of it is kept, and all of it belongs to the answer; but one without an end is not to be read forever.
+        let mut read = 0;
+        let count = |data: &[u8]| {
+            read += data.len();
+            read <= BODY_MAX
         };
-        let (mut asked, mut conversation) = (pin!(asked), pin!(conversation));
-        let result = tokio::select! {
-            biased;
-            result = &mut asked => result,
-            // How it ended is told to whoever waits for an answer.
-            _ = &mut conversation => asked.await,
-        };
-        result.map_err(|error| failed(&error))
+        answer.read(count).await.map_err(|error| failed(&error))?;
+        Ok(status)
     }
 }
 
