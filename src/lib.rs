@@ -70,3 +70,5 @@ pub mod supervisor;
 #[doc(hidden)]
 #[expect(unsafe_code, reason = "the one place where unsafe code lives")]
 pub mod sys;
+#[cfg(feature = "supervisor")]
+mod text;

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
+use crate::text::floor_char_boundary;
 use toml::Spanned;
 
 /// A text in which places can be pointed at.
@@ -51,10 +52,6 @@ impl Source {
         }
         start..end
     }
-}
-
-fn floor_char_boundary(text: &str, at: usize) -> usize {
-    (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 /// Writes a command line down as it is read, so that an error in a flag can be shown like one in a file.

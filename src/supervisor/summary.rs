@@ -5,6 +5,7 @@ use crate::control::types::UpgradeStatus;
 use crate::core::event::spoken;
 use crate::core::service::Role;
 use crate::core::{Time, Verdict};
+use crate::text::floor_char_boundary;
 
 /// What systemd takes of a message is 4096 bytes, and what it shows of a status is one line.
 const LINE: usize = 2000;
@@ -84,8 +85,7 @@ fn one_line(mut parts: Vec<String>, quiet: &[usize]) -> String {
     }
     let mut line = parts.join("; ");
     if line.len() > LINE {
-        let end = (0..=LINE).rev().find(|end| line.is_char_boundary(*end)).unwrap_or(0);
-        line.truncate(end);
+        line.truncate(floor_char_boundary(&line, LINE));
         line.push('…');
     }
     line

@@ -7,6 +7,7 @@ use crate::core::service::Role;
 use crate::core::{Generation, ServiceId, Step, UpgradeId};
 use crate::history::{Begun, Drained, Line, UpgradeRecord};
 use crate::sys::clock;
+use crate::text::floor_char_boundary;
 
 /// Of a reason, as much as is recorded, bytes.
 const REASON_MAX: usize = 4096;
@@ -83,7 +84,7 @@ impl Supervisor {
     pub(in crate::supervisor) fn record_of(&self, upgrade: UpgradeId) -> Option<UpgradeRecord> {
         let mut record = self.ledger.record(upgrade)?;
         if let Some(reason) = &mut record.reason {
-            reason.truncate(end_within(reason, REASON_MAX));
+            reason.truncate(floor_char_boundary(reason, REASON_MAX));
         }
         // What is gone already will not be told again.
         let drained = |from| self.ledger.drained(upgrade, Generation(from)).map(|(took, _)| took);
@@ -109,7 +110,7 @@ fn bounded(argv: &[OsString]) -> Vec<String> {
         let mut word = word.to_string_lossy().into_owned();
         let fits = word.len() < left;
         if !fits {
-            word.truncate(end_within(&word, left));
+            word.truncate(floor_char_boundary(&word, left));
             word.push('…');
         }
         left = left.saturating_sub(word.len() + 1);
@@ -119,11 +120,6 @@ fn bounded(argv: &[OsString]) -> Vec<String> {
         }
     }
     words
-}
-
-/// How much of a text is within so many bytes, without cutting a character.
-fn end_within(text: &str, max: usize) -> usize {
-    (0..=max.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
 }
 
 #[cfg(test)]
