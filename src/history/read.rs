@@ -213,10 +213,15 @@ impl UpgradeRecord {
         self.id == other.id && self.service == other.service && (self.at - other.at).abs() < 1.0
     }
 
+    /// A generation that it ended took so long to be gone: the slowest counts.
+    pub(crate) fn add_drain(&mut self, took: f64) {
+        self.drain = Some(self.drain.unwrap_or(0.0).max(took));
+    }
+
     /// Takes from a line what is its own.
     fn join(&mut self, drained: &Drained) {
         if drained.is_of(self) {
-            self.drain = Some(self.drain.unwrap_or(0.0).max(drained.duration));
+            self.add_drain(drained.duration);
         }
     }
 }

@@ -243,7 +243,7 @@ impl Supervisor {
     /// What an upgrade ended is gone; its record may not be written yet.
     pub(super) fn note_drain(&mut self, upgrade: UpgradeId, took: f64) {
         if let Some(record) = self.probing.get_mut(&upgrade).and_then(|prober| prober.record.as_mut()) {
-            record.drain = Some(record.drain.unwrap_or(0.0).max(took));
+            record.add_drain(took);
         }
     }
 
