@@ -341,9 +341,11 @@ impl Core {
     /// Whether a first start has just failed for good, and somebody waits to hear that, or no other service runs or is on
     /// its way. Elsewhere one that cannot be started is no reason to end those that serve.
     fn has_failed_to_start(&self) -> bool {
-        let (failed, others): (Vec<_>, Vec<_>) = self.services.values().partition(|service| service.never_started);
-        let goes_on = |other: &Service| other.serving().is_some() || !other.is_idle() || !other.queue.is_empty();
-        failed.iter().any(|service| service.answers()) || (!failed.is_empty() && !others.into_iter().any(goes_on))
+        let mut failed = self.services.values().filter(|service| service.never_started).peekable();
+        let goes_on = |other: &Service| {
+            !other.never_started && (other.serving().is_some() || !other.is_idle() || !other.queue.is_empty())
+        };
+        failed.peek().is_some() && (failed.any(Service::answers) || !self.services.values().any(goes_on))
     }
 
     fn finish_if_done(&mut self) {

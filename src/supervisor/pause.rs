@@ -206,10 +206,10 @@ impl Supervisor {
 /// Makes new connections wait at all of them, or at none.
 fn hold_all(sockets: &[Arc<Socket>]) -> Result<(), Unheld> {
     for (count, socket) in sockets.iter().enumerate() {
-        if let Err(unheld) = hold(socket) {
+        if let Err(unheld) = set(socket, true) {
             for held in &sockets[..count] {
                 // One that cannot be released is tried again, should anything have been held before.
-                let _ = release(held);
+                let _ = set(held, false);
             }
             return Err(unheld);
         }
@@ -219,24 +219,20 @@ fn hold_all(sockets: &[Arc<Socket>]) -> Result<(), Unheld> {
 
 fn release_all(sockets: &[Arc<Socket>]) -> Result<(), Unheld> {
     // Every one is tried.
-    let tried: Vec<Result<(), Unheld>> = sockets.iter().map(|socket| release(socket)).collect();
+    let tried: Vec<Result<(), Unheld>> = sockets.iter().map(|socket| set(socket, false)).collect();
     tried.into_iter().collect()
 }
 
-fn hold(socket: &Socket) -> Result<(), Unheld> {
+/// Makes new connections wait at a listener, or lets them in again.
+fn set(socket: &Socket, held: bool) -> Result<(), Unheld> {
     match &socket.slots {
-        Some(slots) => slots.hold().map_err(|error| Unheld::new(socket, &error, error.hint())),
-        None => {
-            steer::hold(&socket.bound).map_err(|error| Unheld::new(socket, &error, error.hint().map(str::to_owned)))
+        Some(slots) => {
+            let done = if held { slots.hold() } else { slots.release() };
+            done.map_err(|error| Unheld::new(socket, &error, error.hint()))
         }
-    }
-}
-
-fn release(socket: &Socket) -> Result<(), Unheld> {
-    match &socket.slots {
-        Some(slots) => slots.release().map_err(|error| Unheld::new(socket, &error, error.hint())),
         None => {
-            steer::release(&socket.bound).map_err(|error| Unheld::new(socket, &error, error.hint().map(str::to_owned)))
+            let done = if held { steer::hold(&socket.bound) } else { steer::release(&socket.bound) };
+            done.map_err(|error| Unheld::new(socket, &error, error.hint().map(str::to_owned)))
         }
     }
 }

@@ -148,7 +148,7 @@ fn supervisor(out: &mut Exposition, supervisor: &SupervisorStatus) {
     out.metric(&table::LINES_DROPPED).add(&[], supervisor.lines_dropped as f64);
 }
 
-/// What the kernel counts for all listeners of this network namespace .
+/// What the kernel counts for all listeners of this network namespace.
 fn host(out: &mut Exposition) {
     let counters = Counters::netstat();
     for (metric, name) in [(&table::OVERFLOWS, "ListenOverflows"), (&table::DROPS, "ListenDrops")] {
