@@ -9,7 +9,7 @@
 use super::super::event::{Hook, Reason, Verdict};
 use super::super::id::{Generation as Number, ReleaseId, Time};
 use super::super::policy::HOOK_GRACE;
-use super::{Action, Generation, Outbox, Phase, Role, Service, Step, Upgrade};
+use super::{Action, Generation, Outbox, Phase, Purpose, Role, Service, Step, Upgrade};
 
 impl Service {
     /// A hook of the candidate has ended.
@@ -113,7 +113,9 @@ impl Service {
     pub(super) fn run_owed_hook(&mut self, out: &mut Outbox) {
         let Some(number) = self.owes_after_drain else { return };
         let former = |role| matches!(role, Role::Draining | Role::Standby { .. });
-        if self.generations.values().any(|generation| former(generation.role)) || self.upgrade.is_some() {
+        let waits = self.generations.values().any(|generation| former(generation.role)) || self.upgrade.is_some();
+        // What is being stopped ends all of them, in no order.
+        if waits || self.purpose != Purpose::Run {
             return;
         }
         self.owes_after_drain = None;

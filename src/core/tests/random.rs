@@ -296,6 +296,12 @@ impl Model {
         later.any(|(later, _)| runs(*later) || self.is_needed(*later, leaving))
     }
 
+    /// Whether what comes after a service has yet to stop: without a process it may still owe an answer.
+    fn serves_others(&self, service: ServiceId) -> bool {
+        let mut later = self.services.iter().filter(|(_, other)| other.after.contains(&service));
+        later.any(|(later, other)| !other.stopped || self.serves_others(*later))
+    }
+
     /// What all of a sequence or none of it was to be is so.
     fn is_all_or_none(&self, line: &Line) {
         let failed = line.upgrades.iter().any(|id| self.upgrades[id].verdict != Some(Verdict::Upgraded));
@@ -397,7 +403,7 @@ impl Model {
             }
             Action::Prepare { instance, release } => {
                 let service = &self.services[&instance.service];
-                let restarts = service.serving == Some(instance.generation) && self.is_needed(instance.service, false);
+                let restarts = service.serving == Some(instance.generation) && self.serves_others(instance.service);
                 let ends = service.stopping || (self.ended_before && !restarts);
                 assert!(!ends, "a process is started while everything ends");
                 assert!(self.releases.contains(release), "{release} was let go of");
@@ -411,7 +417,7 @@ impl Model {
             }
             Action::Launch(id) => {
                 let service = &self.services[&id.service];
-                let restarts = service.serving == Some(id.generation) && self.is_needed(id.service, false);
+                let restarts = service.serving == Some(id.generation) && self.serves_others(id.service);
                 assert!(!service.stopping && (!self.ended_before || restarts), "a process is started at the end");
                 assert!(!self.processes[id].ended);
             }
@@ -710,8 +716,10 @@ impl Model {
         }
         assert_eq!(reason.is_none(), verdict == Verdict::Upgraded, "a reason for all but success");
         let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
-        let made = made.or(service.back.take().filter(|_| was == Course::Runs));
-        service.returning = None;
+        // One that never began leaves what another does.
+        let (back, returning) = if was == Course::Runs { (service.back.take(), None) } else { (None, service.returning) };
+        let made = made.or(back);
+        service.returning = returning;
         if verdict == Verdict::Upgraded {
             assert_eq!(service.serving, made, "upgraded, and it does not serve");
             if let Some(undone) = self.upgrades.values().find(|up| up.back == Some(upgrade)) {
