@@ -17,7 +17,7 @@ use crate::core::event::spoken;
 use crate::core::instance::{Instance, State};
 use crate::core::service::{Generation, Purpose, Role, Service};
 use crate::core::{InstanceId, ReleaseId, Time};
-use crate::sys::socket::{Endpoint, UnixName};
+use crate::sys::socket::Endpoint;
 use crate::sys::{Pid, diag, proc};
 
 /// A status without what only the kernel knows, and where to look for that.
@@ -288,7 +288,7 @@ pub(super) fn complete(snapshot: Snapshot) -> Status {
     let Snapshot { mut status, subjects, sockets } = snapshot;
     status.supervisor.memory = proc::usage(Pid::own()).ok().map(|usage| usage.memory);
     let sessions = if subjects.iter().all(|subject| subject.cgroup.is_some()) { HashMap::new() } else { sessions() };
-    let connections: Vec<Option<HashSet<u64>>> = sockets.iter().map(|sockets| connections(sockets)).collect();
+    let connections = Connections::of(sockets.iter().flatten());
     for subject in &subjects {
         let Some(generation) = status
             .services
@@ -304,18 +304,7 @@ pub(super) fn complete(snapshot: Snapshot) -> Status {
             instance.memory = Some(usage.iter().map(|usage| usage.memory).sum());
             instance.cpu = Some(usage.iter().map(|usage| usage.cpu).sum::<Duration>().as_secs_f64());
         }
-        instance.connections = connections.get(subject.service).and_then(Option::as_ref).and_then(|of_service| {
-            let mut theirs = HashSet::new();
-            for pid in &pids {
-                match proc::socket_inodes(*pid) {
-                    Ok(inodes) => theirs.extend(inodes.into_iter().filter(|inode| of_service.contains(inode))),
-                    // It ended in the meantime; anything else hides what it has.
-                    Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {}
-                    Err(_) => return None,
-                }
-            }
-            Some(theirs.len() as u64)
-        });
+        instance.connections = sockets.get(subject.service).and_then(|listeners| connections.held_by(&pids, listeners));
         generation.connections = generation.instances.iter().map(|instance| instance.connections).sum();
     }
     for (service, sockets) in status.services.iter_mut().zip(&sockets) {
@@ -352,23 +341,50 @@ fn sessions() -> HashMap<Pid, Vec<Pid>> {
     sessions
 }
 
-/// The inodes of every established connection to these listeners; `None` where the kernel does not tell.
-fn connections(sockets: &[Arc<Socket>]) -> Option<HashSet<u64>> {
-    let mut ports = Vec::new();
-    let mut names: Vec<UnixName> = Vec::new();
-    for socket in sockets {
-        match &socket.bound.endpoint {
-            Endpoint::Tcp(address) => ports.push(address.port()),
-            Endpoint::Unix { name, .. } => names.push(name.clone()),
-            Endpoint::Udp(_) | Endpoint::Vsock { .. } => {}
+/// The inodes of the established connections to some listeners; `None` where there are no listeners of that kind, or the
+/// kernel does not tell.
+struct Connections {
+    tcp: Option<HashSet<u64>>,
+    unix: Option<HashSet<u64>>,
+}
+
+impl Connections {
+    /// One dump of the kernel's table for each kind, however many listeners there are.
+    fn of<'a>(listeners: impl Iterator<Item = &'a Arc<Socket>>) -> Self {
+        let (mut ports, mut names) = (HashSet::new(), HashSet::new());
+        for socket in listeners {
+            match &socket.bound.endpoint {
+                Endpoint::Tcp(address) => _ = ports.insert(address.port()),
+                Endpoint::Unix { name, .. } => _ = names.insert(name.clone()),
+                Endpoint::Udp(_) | Endpoint::Vsock { .. } => {}
+            }
+        }
+        let set = |found: std::io::Result<Vec<u64>>| Some(found.ok()?.into_iter().collect());
+        Self {
+            tcp: if ports.is_empty() { None } else { set(diag::established(&ports)) },
+            unix: if names.is_empty() { None } else { set(diag::unix_established(&names)) },
         }
     }
-    let mut inodes = HashSet::new();
-    if !ports.is_empty() {
-        inodes.extend(diag::established(&ports).ok()?);
+
+    /// How many these processes of a service with these listeners hold; `None` when that cannot be known.
+    fn held_by(&self, pids: &[Pid], listeners: &[Arc<Socket>]) -> Option<u64> {
+        for socket in listeners {
+            match &socket.bound.endpoint {
+                Endpoint::Tcp(_) => _ = self.tcp.as_ref()?,
+                Endpoint::Unix { .. } => _ = self.unix.as_ref()?,
+                Endpoint::Udp(_) | Endpoint::Vsock { .. } => {}
+            }
+        }
+        let is_one = |inode: &u64| [&self.tcp, &self.unix].into_iter().flatten().any(|known| known.contains(inode));
+        let mut theirs = HashSet::new();
+        for pid in pids {
+            match proc::socket_inodes(*pid) {
+                Ok(inodes) => theirs.extend(inodes.into_iter().filter(is_one)),
+                // It ended in the meantime; anything else hides what it has.
+                Err(error) if matches!(error.raw_os_error(), Some(nix::libc::ENOENT | nix::libc::ESRCH)) => {}
+                Err(_) => return None,
+            }
+        }
+        Some(theirs.len() as u64)
     }
-    if !names.is_empty() {
-        inodes.extend(diag::unix_established(&names).ok()?);
-    }
-    Some(inodes)
 }

@@ -30,7 +30,7 @@ const BUFFER_LEN: usize = 64 << 10;
 ///
 /// # Errors
 /// Those of netlink(7); EAGAIN when the kernel does not answer.
-pub fn established(ports: &[u16]) -> io::Result<Vec<u64>> {
+pub fn established(ports: &HashSet<u16>) -> io::Result<Vec<u64>> {
     let states = StateFlags::ESTABLISHED
         | StateFlags::FIN_WAIT1
         | StateFlags::FIN_WAIT2
@@ -72,7 +72,7 @@ pub fn handshakes(port: u16) -> io::Result<HashSet<Handshake>> {
 ///
 /// # Errors
 /// As [`established`].
-pub fn unix_established(names: &[UnixName]) -> io::Result<Vec<u64>> {
+pub fn unix_established(names: &HashSet<UnixName>) -> io::Result<Vec<u64>> {
     unix_named(unix::StateFlags::ESTABLISHED, |_, name| names.iter().any(|wanted| is_called(name, wanted)))
 }
 
@@ -297,20 +297,28 @@ mod tests {
     fn accepted_connections_are_found_and_others_are_not() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        if !available(established(&[port])) {
+        if !available(established(&HashSet::from([port]))) {
             return;
         }
-        assert_eq!(established(&[port]).unwrap(), NONE);
+        assert_eq!(established(&HashSet::from([port])).unwrap(), NONE);
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        assert_eq!(established(&[port]).unwrap(), NONE, "one that waits in the queue belongs to nobody yet");
+        assert_eq!(
+            established(&HashSet::from([port])).unwrap(),
+            NONE,
+            "one that waits in the queue belongs to nobody yet"
+        );
         let (accepted, _) = listener.accept().unwrap();
-        assert_eq!(established(&[port]).unwrap(), [inode(&accepted)]);
+        assert_eq!(established(&HashSet::from([port])).unwrap(), [inode(&accepted)]);
         let other = client.local_addr().unwrap().port();
-        assert!(established(&[other]).unwrap().contains(&inode(&client)));
+        assert!(established(&HashSet::from([other])).unwrap().contains(&inode(&client)));
         client.shutdown(std::net::Shutdown::Both).unwrap();
-        assert_eq!(established(&[port]).unwrap(), [inode(&accepted)], "half-closed is still a connection");
+        assert_eq!(
+            established(&HashSet::from([port])).unwrap(),
+            [inode(&accepted)],
+            "half-closed is still a connection"
+        );
         drop(accepted);
-        assert_eq!(established(&[port]).unwrap(), NONE);
+        assert_eq!(established(&HashSet::from([port])).unwrap(), NONE);
     }
 
     #[test]
@@ -322,8 +330,8 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
-        if available(established(&[port])) {
-            assert_eq!(established(&[1, port]).unwrap(), [inode(&accepted)]);
+        if available(established(&HashSet::from([port]))) {
+            assert_eq!(established(&HashSet::from([1, port])).unwrap(), [inode(&accepted)]);
         }
     }
 
@@ -333,9 +341,9 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let pairs: Vec<_> =
             (0..400).map(|_| (TcpStream::connect(address).unwrap(), listener.accept().unwrap().0)).collect();
-        if available(established(&[address.port()])) {
+        if available(established(&HashSet::from([address.port()]))) {
             let mut expected: Vec<u64> = pairs.iter().map(|(_, accepted)| inode(accepted)).collect();
-            let mut found = established(&[address.port()]).unwrap();
+            let mut found = established(&HashSet::from([address.port()])).unwrap();
             expected.sort_unstable();
             found.sort_unstable();
             assert_eq!(found, expected);
@@ -348,7 +356,7 @@ mod tests {
         let path = home.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let name = UnixName::Path(path.clone());
-        if !available(unix_established(std::slice::from_ref(&name))) {
+        if !available(unix_established(&HashSet::from([name.clone()]))) {
             return;
         }
         let (waiting, limit) = unix_queue(inode(&listener)).unwrap();
@@ -358,8 +366,8 @@ mod tests {
         assert_eq!(unix_queue(inode(&listener)).unwrap(), (2, limit));
         let (accepted, _) = listener.accept().unwrap();
         assert_eq!(unix_queue(inode(&listener)).unwrap(), (1, limit));
-        assert_eq!(unix_established(std::slice::from_ref(&name)).unwrap(), [inode(&accepted)]);
-        assert_eq!(unix_established(&[UnixName::Abstract(b"zdsup-nobody".to_vec())]).unwrap(), NONE);
+        assert_eq!(unix_established(&HashSet::from([name.clone()])).unwrap(), [inode(&accepted)]);
+        assert_eq!(unix_established(&HashSet::from([UnixName::Abstract(b"zdsup-nobody".to_vec())])).unwrap(), NONE);
         assert_eq!(unix_queue(inode(&first)).unwrap_err().kind(), io::ErrorKind::NotFound);
         let endpoint = Endpoint::Unix { kind: UnixKind::Stream, name };
         assert_eq!(listener_inodes(&endpoint).unwrap(), [inode(&listener)]);
