@@ -12,15 +12,15 @@ use nix::sys::socket::sockopt::ReusePort;
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, listen, setsockopt, socket};
 use zdsup::service::{self, Listeners};
 
-use super::{PAIRS, PATIENCE, Result, Supervisor, ratio, row, times_of, wait_for};
+use super::{PATIENCE, Result, Supervisor, ratio, row, times_of, wait_for};
 
 /// Processes that share the connections, and threads that make them.
 const INSTANCES: usize = 8;
 const CLIENTS: usize = 4;
-/// How long each is measured.
-const SPAN: Duration = Duration::from_secs(2);
-/// Pairs of runs with one process.
-const PAIRS_ALONE: usize = 16;
+/// A race gives each its turn for a moment, again and again: a machine's speed changes more slowly than that.
+const TURN: Duration = Duration::from_millis(100);
+const TURNS: usize = 20;
+const RACES: usize = 10;
 /// Rollbacks that are timed.
 const ROLLBACKS: usize = 10;
 const FLAGS: [&str; 4] = ["--listen", "http=127.0.0.1:0", "--instances", "8"];
@@ -30,26 +30,16 @@ pub(super) fn figures() -> Result<()> {
     let shared = Supervisor::start(&FLAGS, "__name")?;
     let (group_at, _group) = group()?;
     let places = [steered.address()?, group_at, shared.address()?];
-    let (mut beside_group, mut beside_shared) = (Vec::new(), Vec::new());
-    let mut spread: [Vec<f64>; 3] = Default::default();
-    for pair in 0..PAIRS {
-        // In turns, so that none is always the first.
-        let mut rates = [0.0; 3];
-        for turn in 0..places.len() {
-            let which = (turn + pair) % places.len();
-            let (rate, unevenness) = rush(places[which])?;
-            rates[which] = rate;
-            spread[which].push(unevenness);
-        }
-        beside_group.push(rates[0] / rates[1]);
-        beside_shared.push(rates[0] / rates[2]);
+    let races = (0..RACES).map(|_| race(places)).collect::<Result<Vec<_>>>()?;
+    let rates = |one: usize, other: usize| races.iter().map(move |race| race[one].rate() / race[other].rate());
+    ratio("8 instances, connections/s, steered / SO_REUSEPORT group", &mut rates(0, 1).collect::<Vec<_>>());
+    ratio("8 instances, connections/s, steered / one shared socket", &mut rates(0, 2).collect::<Vec<_>>());
+    ratio("8 instances, connections/s, that group / shared socket", &mut rates(1, 2).collect::<Vec<_>>());
+    for (at, name) in ["steered", "SO_REUSEPORT group", "one shared socket"].iter().enumerate() {
+        let mut spread: Vec<f64> = races.iter().map(|race| race[at].spread()).collect();
+        ratio(&format!("busiest / idlest of 8 instances, {name}"), &mut spread);
     }
-    ratio("connections per second, steered / SO_REUSEPORT group", &mut beside_group);
-    ratio("connections per second, steered / one shared socket", &mut beside_shared);
-    for (name, spread) in ["steered", "SO_REUSEPORT group", "one shared socket"].iter().zip(&mut spread) {
-        ratio(&format!("busiest / idlest of 8 instances, {name}"), spread);
-    }
-    ratio("connections per second of one process, steered / shared", &mut alone()?);
+    ratio("1 instance, connections/s, steered / shared socket", &mut alone()?);
     row("rollback to standby, until the first connection there", &rollbacks()?);
     Ok(())
 }
@@ -59,16 +49,8 @@ fn alone() -> Result<Vec<f64>> {
     let one = ["--listen", "http=127.0.0.1:0"];
     let steered = Supervisor::start(&[&one[..], &["--traffic", "steered"]].concat(), "__name")?;
     let shared = Supervisor::start(&one, "__name")?;
-    let (steered_at, shared_at) = (steered.address()?, shared.address()?);
-    let mut ratios = Vec::new();
-    for pair in 0..PAIRS_ALONE {
-        // In turns, as above.
-        let first = if pair % 2 == 0 { steered_at } else { shared_at };
-        let second = if pair % 2 == 0 { shared_at } else { steered_at };
-        let (a, b) = (rush(first)?.0, rush(second)?.0);
-        ratios.push(if pair % 2 == 0 { a / b } else { b / a });
-    }
-    Ok(ratios)
+    let places = [steered.address()?, shared.address()?];
+    (0..RACES).map(|_| race(places).map(|[steered, shared]| steered.rate() / shared.rate())).collect()
 }
 
 /// As many processes that do not use what they are given, each with a socket that it bound itself, at one address. They
@@ -91,34 +73,62 @@ fn member(port: u16) -> Result<TcpListener> {
     Ok(fd.into())
 }
 
-/// Connections per second, and how many times as many the busiest process had as the idlest.
-fn rush(address: SocketAddr) -> Result<(f64, f64)> {
+/// What one place has done in a race.
+#[derive(Default)]
+struct Runner {
+    took: Duration,
+    /// Connections of each process.
+    counts: BTreeMap<u32, u64>,
+}
+
+impl Runner {
+    /// Connections per second.
+    fn rate(&self) -> f64 {
+        self.counts.values().sum::<u64>() as f64 / self.took.as_secs_f64()
+    }
+
+    /// How many times as many connections the busiest process had as the idlest.
+    fn spread(&self) -> f64 {
+        let least = if self.counts.len() < INSTANCES { None } else { self.counts.values().min() };
+        let most = self.counts.values().max();
+        most.copied().unwrap_or(0) as f64 / least.copied().unwrap_or(0).max(1) as f64
+    }
+}
+
+fn race<const N: usize>(places: [SocketAddr; N]) -> Result<[Runner; N]> {
+    let mut runners = std::array::from_fn(|_| Runner::default());
+    for turn in 0..TURNS {
+        // None is always the first.
+        for at in (0..N).map(|at| (at + turn) % N) {
+            rush(places[at], &mut runners[at])?;
+        }
+    }
+    Ok(runners)
+}
+
+fn rush(address: SocketAddr, runner: &mut Runner) -> Result<()> {
     let over = AtomicBool::new(false);
     let began = Instant::now();
-    let counts = thread::scope(|scope| {
-        let client = || -> std::result::Result<BTreeMap<u32, u64>, String> {
-            let mut counts = BTreeMap::new();
+    thread::scope(|scope| {
+        let client = || -> std::result::Result<Vec<u32>, String> {
+            let mut answers = Vec::new();
             while !over.load(Ordering::Relaxed) {
-                *counts.entry(ask(address).map_err(|error| error.to_string())?).or_default() += 1;
+                answers.push(ask(address).map_err(|error| error.to_string())?);
             }
-            Ok(counts)
+            Ok(answers)
         };
         let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(client)).collect();
-        thread::sleep(SPAN);
+        thread::sleep(TURN);
         over.store(true, Ordering::Relaxed);
-        let mut sums: BTreeMap<u32, u64> = BTreeMap::new();
         for client in clients {
-            for (pid, count) in client.join().map_err(|_| "a client panicked")?? {
-                *sums.entry(pid).or_default() += count;
+            for pid in client.join().map_err(|_| "a client panicked")?? {
+                *runner.counts.entry(pid).or_default() += 1;
             }
         }
-        Ok::<_, Box<dyn std::error::Error>>(sums)
+        Ok::<_, Box<dyn std::error::Error>>(())
     })?;
-    let idle = INSTANCES.saturating_sub(counts.len());
-    let least = counts.values().min().copied().filter(|_| idle == 0).unwrap_or(0).max(1);
-    let most = counts.values().max().copied().unwrap_or(0);
-    let sum: u64 = counts.values().sum();
-    Ok((sum as f64 / began.elapsed().as_secs_f64(), most as f64 / least as f64))
+    runner.took += began.elapsed();
+    Ok(())
 }
 
 /// From the request at the control socket to the first connection that the old generation takes.

@@ -95,10 +95,9 @@ impl RuntimeDirectory {
         Ok(!there || !locked)
     }
 
-    /// Notes which file is the control socket now. What has to stay for as long as we run.
-    pub(super) fn mark(&mut self) -> [PathBuf; 3] {
+    /// Notes which file is the control socket now.
+    pub(super) fn mark(&mut self) {
         self.control = identity(&self.control_socket());
-        [self.control_socket(), self.path.join("n"), self.path.join("lock")]
     }
 
     /// Whether the control socket is not where it was.

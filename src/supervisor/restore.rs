@@ -51,13 +51,13 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Watches all that is there now.
+    /// Watches what is there now.
     pub(super) fn watch_directory(&mut self) {
+        self.runtime_directory.mark();
         self.paths.remove(TOKEN);
-        for path in self.runtime_directory.mark() {
-            if let Err(error) = self.paths.add(&path, TOKEN) {
-                tracing::warn!("cannot watch {}: {error}", path.display());
-            }
+        let path = self.runtime_directory.path();
+        if let Err(error) = self.paths.add_directory(path, TOKEN) {
+            tracing::warn!("cannot watch {}: {error}", path.display());
         }
     }
 

@@ -93,7 +93,7 @@ impl AsFd for HangupWatch {
 }
 
 /// Tells when the file of a unix socket may have been removed, renamed or given another mode or owner (inotify(7) on
-/// the file itself, so that nothing else in its directory wakes us).
+/// the file itself, so that nothing else in its directory wakes us), and when something of a directory was removed.
 #[derive(Debug)]
 pub struct PathWatch {
     inotify: Inotify,
@@ -120,6 +120,24 @@ impl PathWatch {
             | AddWatchFlags::IN_DELETE_SELF
             | AddWatchFlags::IN_MOVE_SELF
             | AddWatchFlags::IN_DONT_FOLLOW;
+        self.watch(path, mask, token)
+    }
+
+    /// Watches the directory that is at this path now, for what is removed from it or renamed, and for its own end. That
+    /// of a directory in it is told by this one alone while something holds what was in that: a bound socket does.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); ENOTDIR.
+    pub fn add_directory(&self, path: &Path, token: u64) -> io::Result<()> {
+        let mask = AddWatchFlags::IN_DELETE
+            | AddWatchFlags::IN_MOVED_FROM
+            | AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_ONLYDIR;
+        self.watch(path, mask, token)
+    }
+
+    fn watch(&self, path: &Path, mask: AddWatchFlags, token: u64) -> io::Result<()> {
         let watch = self.inotify.add_watch(path, mask)?;
         self.tokens().insert(watch, token);
         Ok(())
@@ -241,5 +259,22 @@ mod tests {
         std::fs::remove_file(home.path().join("moved")).unwrap();
         assert_eq!(watch.ready().unwrap(), [0u64; 0]);
         assert!(watch.add(&first, 1).is_err());
+    }
+
+    #[test]
+    fn what_is_removed_from_a_directory_is_told_whoever_holds_it() {
+        let home = directory("watch");
+        let inner = home.path().join("n");
+        std::fs::create_dir(&inner).unwrap();
+        let watch = PathWatch::new().unwrap();
+        watch.add_directory(home.path(), 1).unwrap();
+        let _bound = UnixListener::bind(inner.join("socket")).unwrap();
+        assert_eq!(watch.ready().unwrap(), [0u64; 0], "what comes is nothing");
+        std::fs::remove_dir_all(&inner).unwrap();
+        assert_eq!(watch.ready().unwrap(), [1]);
+        std::fs::write(&inner, "").unwrap();
+        assert!(watch.add_directory(&inner, 2).is_err());
+        std::fs::rename(&inner, home.path().join("moved")).unwrap();
+        assert_eq!(watch.ready().unwrap(), [1]);
     }
 }

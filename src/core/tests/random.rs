@@ -717,7 +717,8 @@ impl Model {
         assert_eq!(reason.is_none(), verdict == Verdict::Upgraded, "a reason for all but success");
         let made = service.generations.iter().find(|(_, made)| made.by == upgrade).map(|(number, _)| *number);
         // One that never began leaves what another does.
-        let (back, returning) = if was == Course::Runs { (service.back.take(), None) } else { (None, service.returning) };
+        let (back, returning) =
+            if was == Course::Runs { (service.back.take(), None) } else { (None, service.returning) };
         let made = made.or(back);
         service.returning = returning;
         if verdict == Verdict::Upgraded {
