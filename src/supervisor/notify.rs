@@ -79,7 +79,7 @@ impl Supervisor {
     pub(super) fn ignored(&mut self, id: InstanceId, what: &str, why: &str) {
         self.tell_ignored();
         let now = self.now();
-        if self.processes.get_mut(&id).is_none_or(|process| process.ignored.is_to_be_said(now)) {
+        if self.processes.get_mut(&id).is_none_or(|process| process.ignored.is_to_be_said(now, why)) {
             let (service, generation) = (self.name_of(id.service), id.generation.0);
             tracing::warn!(service, generation, "{what} was ignored: {why}");
         }
