@@ -660,7 +660,8 @@ fn supervisors_are_found_by_name() {
         let mut arguments = vec!["--name".into(), name.into(), "--listen".into(), format!("{}:8080", place.address())];
         arguments.extend(["--", &hazard().display().to_string(), "serve"].map(str::to_owned));
         let runtime = base.join("zdsup").join(name);
-        supervisors.push((Supervisor::start_in(&place, runtime, &arguments, &BTreeMap::new()), place));
+        let state = BTreeMap::from([("STATE_DIRECTORY".to_owned(), place.join("state").display().to_string())]);
+        supervisors.push((Supervisor::start_in(&place, runtime, &arguments, &state), place));
     }
     for (supervisor, _) in &supervisors {
         supervisor.wait_for("it serves", |status| status.services[0].serving == Some(1));

@@ -94,6 +94,10 @@ fn a_candidate_that_is_ready_and_not_healthy_is_failed_and_the_old_one_untouched
     // It was meant to take part only once it is well, and answered clients all the same: traffic is shared.
     load.unharmed();
     set(&z, 2, "");
+    z.configure(|setup| {
+        setup.ready.clear();
+        setup.health.pop();
+    });
     z.upgrade();
     z.end();
 }
@@ -164,13 +168,13 @@ fn one_that_fails_while_it_serves_is_started_again() {
 fn one_that_hangs_is_found_out() {
     let z = Zdsup::serving_with(&["serve"], |setup, _| {
         private(setup);
-        setup.health.push("timeout = \"100ms\"".into());
+        setup.health.push("timeout = \"500ms\"".into());
         setup.restart = vec!["backoff = \"100ms..1s\"".into()];
         setup.drain = vec!["timeout = \"200ms\"".into()];
     });
     let old = pid(&z.status(), 1);
     process::kill(old, Signal::SIGSTOP);
-    z.supervisor.wait_for_log("its health checks failed: GET /healthz: no answer in 100 ms");
+    z.supervisor.wait_for_log("its health checks failed: GET /healthz: no answer in 500 ms");
     let status = z.wait_for("another process serves", |status| {
         status.services[0].state == ServiceState::Serving && instance(status, 1).is_some_and(|one| one.pid != Some(old))
     });
@@ -201,7 +205,7 @@ fn failures_that_are_not_enough_in_a_row_change_nothing() {
 #[test]
 fn a_connection_has_to_be_accepted() {
     let mut z = Zdsup::serving_with(&["serve"], |setup, _| {
-        setup.health = ["tcp = true", "private = \"health\"", "interval = \"20ms\"", "timeout = \"100ms\""]
+        setup.health = ["tcp = true", "private = \"health\"", "interval = \"20ms\"", "timeout = \"500ms\""]
             .map(str::to_owned)
             .to_vec();
     });
@@ -209,9 +213,9 @@ fn a_connection_has_to_be_accepted() {
     // The kernel connects all the same.
     z.release(&["never-ready"]);
     z.configure(|setup| {
-        setup.ready = vec!["by = \"alive\"".into(), "alive-for = \"10ms\"".into(), "timeout = \"500ms\"".into()];
+        setup.ready = vec!["by = \"alive\"".into(), "alive-for = \"10ms\"".into(), "timeout = \"2s\"".into()];
     });
-    z.reload(&[]).is(Verdict::Failed).because("the last one: nobody accepted the connection in 100 ms");
+    z.reload(&[]).is(Verdict::Failed).because("the last one: nobody accepted the connection in 500 ms");
     z.settled(1);
     z.end();
 }
@@ -357,7 +361,7 @@ fn a_check_over_a_steered_listener_reaches_the_instance_that_it_means() {
     for check in ["http = \"/healthz\"", "tcp = true"] {
         let mut z = Zdsup::serving_with(&["serve"], |setup, place| {
             setup.service = vec!["traffic = \"steered\"".into()];
-            let lines = [check, "interval = \"20ms\"", "failures = 2", "timeout = \"100ms\""];
+            let lines = [check, "interval = \"20ms\"", "failures = 2", "timeout = \"1s\""];
             setup.health = lines.map(str::to_owned).to_vec();
             setup.ready = vec!["timeout = \"2s\"".into()];
             setup.command.extend(["--health".into(), switch(place, 1)]);
@@ -391,7 +395,7 @@ fn a_check_over_a_steered_listener_reaches_the_instance_that_it_means() {
 fn each_of_several_instances_is_checked_over_the_steered_listener() {
     let z = Zdsup::serving_with(&["serve"], |setup, place| {
         setup.service = vec!["traffic = \"steered\"".into(), "instances = 4".into()];
-        let lines = ["http = \"/healthz\"", "interval = \"20ms\"", "failures = 2", "timeout = \"100ms\""];
+        let lines = ["http = \"/healthz\"", "interval = \"20ms\"", "failures = 2", "timeout = \"1s\""];
         setup.health = lines.map(str::to_owned).to_vec();
         setup.restart = vec!["backoff = \"100ms..1s\"".into()];
         setup.drain = vec!["timeout = \"200ms\"".into()];

@@ -257,12 +257,12 @@ fn timeout() {
     let mut z = Zdsup::serving(&["serve"]);
     let place = z.place.path().display().to_string();
     z.configure(|setup| {
-        setup.hooks.push("timeout = \"300ms\"".into());
+        setup.hooks.push("timeout = \"1s\"".into());
         setup.commands("before-start", &["true", &format!("echo $$ > {place}/pid; exec sleep 1000")]);
     });
     let began = Instant::now();
-    let reload = z.reload(&[]).is(Verdict::Failed).because("not over in 300 ms").still_serving(1);
-    assert!(began.elapsed() >= Duration::from_millis(300), "{reload:?}");
+    let reload = z.reload(&[]).is(Verdict::Failed).because("not over in 1 s").still_serving(1);
+    assert!(began.elapsed() >= Duration::from_secs(1), "{reload:?}");
     gone(z.number("pid"));
     z.end();
 }
@@ -274,7 +274,7 @@ fn ignores_sigterm() {
     let load = Load::start(&z.target());
     let place = z.place.path().display().to_string();
     z.configure(|setup| {
-        setup.hooks.push("timeout = \"200ms\"".into());
+        setup.hooks.push("timeout = \"1s\"".into());
         let script =
             format!("trap '' TERM; sleep 1000 & echo $! > {place}/child; echo $$ > {place}/pid; wait; sleep 9");
         setup.hook("before-start", &script);
@@ -434,13 +434,13 @@ fn waits_its_turn() {
     let mut z = Zdsup::serving(&["serve"]);
     let place = z.place.path().display().to_string();
     z.configure(|setup| {
-        setup.hooks.push("timeout = \"300ms\"".into());
+        setup.hooks.push("timeout = \"1s\"".into());
         setup.hook("after-switch", &format!("trap '' TERM; echo $$ > {place}/pid; while :; do sleep 1; done"));
         setup.hook("before-start", "true");
     });
     z.upgrade();
     let pid = z.number("pid");
-    let late = "its turn did not come in 300 ms, for after-switch of generation 2 was not over";
+    let late = "its turn did not come in 1 s, for after-switch of generation 2 was not over";
     z.reload(&[]).is(Verdict::Failed).because(late).still_serving(2);
     gone(pid);
     z.configure(|setup| setup.hook("after-switch", "true"));

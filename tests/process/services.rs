@@ -464,6 +464,9 @@ fn fifty_services() {
     let began = Instant::now();
     f.run(&["reload", "s17"]).ends(0);
     let reload = began.elapsed();
+    // What drains is shown at length.
+    let drained = |status: &Status| status.services.iter().all(|one| one.generations.len() == 1);
+    f.supervisor.wait_for("the old one is gone", drained);
     let status = f.run(&["status"]).ends(0);
     assert!(status.out.contains("50 services serving") && status.out.lines().count() < 60, "{}", status.out);
     assert!(status.out.lines().all(|line| line.chars().count() <= 80), "{}", status.out);

@@ -139,8 +139,8 @@ struct Bad {
 const BAD: [Bad; 5] = [
     Bad {
         words: &["never-ready"],
-        settings: |setup| setup.ready = vec!["timeout = \"400ms\"".into()],
-        reason: "never ready in 400 ms",
+        settings: |setup| setup.ready = vec!["timeout = \"1s\"".into()],
+        reason: "never ready in 1 s",
         says: "",
         at_once: true,
     },
@@ -161,8 +161,8 @@ const BAD: [Bad; 5] = [
     },
     Bad {
         words: &["later", "--from", "3", "--then", "never-ready"],
-        settings: |setup| setup.ready = vec!["timeout = \"400ms\"".into()],
-        reason: "never ready in 400 ms",
+        settings: |setup| setup.ready = vec!["timeout = \"1s\"".into()],
+        reason: "never ready in 1 s",
         says: "",
         at_once: false,
     },

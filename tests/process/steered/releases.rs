@@ -51,7 +51,7 @@ const BAD: &[Bad] = &[
     Bad {
         soak: "20s",
         verdict: Verdict::RolledBack,
-        ..Bad::new(&["ready-then-dies", "--after", "100"], "exit status 1")
+        ..Bad::new(&["ready-then-dies", "--after", "500"], "exit status 1")
     },
     Bad { check: Some(("/healthz", "503")), ..Bad::new(&["serve"], "GET /healthz: 503") },
     Bad { check: Some(("/healthz", "slow 5000")), ..Bad::new(&["serve"], "GET /healthz: no answer in 300 ms") },
@@ -67,7 +67,7 @@ fn good_and_bad(upgrade: &[String], what_fails: Verdict) {
 fn good_and_each(bad: &[Bad], upgrade: &[String], what_fails: Verdict) {
     let z = &mut steered_with(&["serve", "--lame-duck", "300"], &[], |setup, _| {
         setup.upgrade = upgrade.to_vec();
-        setup.ready = lines(&["timeout = \"1s\""]);
+        setup.ready = lines(&["timeout = \"2s\""]);
         setup.drain = lines(&["timeout = \"10s\""]);
     });
     let good = z.setup.clone();
