@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -610,17 +611,20 @@ fn an_interrupted_reload_goes_on() {
     let mut z = Zdsup::serving(&["serve"]);
     let gate = z.place.join("gate");
     z.release(&["serve", "--gate", &gate.display().to_string()]);
-    let waiting = command(&z.supervisor.runtime)
+    let mut waiting = command(&z.supervisor.runtime)
         .arg("reload")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .expect("zdsup can be started");
+    // Before that it may not know yet that the supervisor has heard it.
+    let mut progress = BufReader::new(waiting.stderr.take().expect("it is piped"));
+    let mut text = String::new();
+    progress.read_line(&mut text).expect("it says how far it is");
     z.wait_for("the candidate runs", |status| status.services[0].generations.len() == 2);
     process::kill(waiting.id(), Signal::SIGINT);
-    let output = waiting.wait_with_output().expect("it is our child");
-    assert_eq!(output.status.code(), Some(130), "{output:?}");
-    let text = String::from_utf8_lossy(&output.stderr);
+    progress.read_to_string(&mut text).expect("it says what becomes of it");
+    assert_eq!(waiting.wait().expect("it is our child").code(), Some(130), "{text}");
     assert!(text.contains("goes on") && text.contains("zdsup abort"), "{text}");
     fs::write(gate, "").expect("it can be written");
     z.settled(2);

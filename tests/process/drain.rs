@@ -1,6 +1,6 @@
 //! The old generation: it finishes what it has, is watched while it does, and is ended when it does not.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -113,11 +113,18 @@ fn reconnect_stampede() {
             setup.drain = vec!["spread = \"2s\"".into()];
         });
         z.wait_for("all of it is ready", |status| status.services[0].generations[0].ready == 4);
-        let mut held: Vec<_> = (0..80).map(|_| z.target().connect().expect("it is bound")).collect();
+        let (mut held, mut answerers): (Vec<Connection>, Vec<u32>) = (Vec::new(), Vec::new());
+        // Where they share a queue one of them may take them all.
+        eventually("several instances have connections", || {
+            let mut more: Vec<Connection> = (0..40).map(|_| z.target().connect().expect("it is bound")).collect();
+            answerers.extend(more.iter_mut().map(answerer));
+            held.append(&mut more);
+            let several = answerers.iter().collect::<BTreeSet<_>>().len() > 1;
+            (held.len() >= 80 && several).then_some(())
+        });
         let mut ends: BTreeMap<u32, Vec<Instant>> = BTreeMap::new();
         let load = Load::start(&z.target());
         let reload = thread::scope(|scope| {
-            let answerers: Vec<u32> = held.iter_mut().map(answerer).collect();
             let reload = scope.spawn(|| z.upgrade());
             let closed = held.into_iter().map(|mut connection| scope.spawn(move || closed_at(&mut connection)));
             for (instance, end) in answerers.into_iter().zip(closed.collect::<Vec<_>>()) {
@@ -129,11 +136,10 @@ fn reconnect_stampede() {
         assert_eq!(told, 1, "{reload:?}");
         let mut first: Vec<Instant> = ends.values().filter_map(|all| all.iter().min().copied()).collect();
         first.sort();
-        assert!(first.len() > 1, "several instances had connections: {ends:?}");
-        // Half a second lies between two of them; a busy machine may be late for the first.
-        for pair in first.windows(2) {
-            assert!(pair[1] - pair[0] >= Duration::from_millis(200), "{traffic}: {ends:?}");
-        }
+        // Half a second lies between two of them; on a busy machine one may be late, but all of them are not at once.
+        let (earliest, latest) = (first[0], first[first.len() - 1]);
+        let planned = Duration::from_millis(500) * (first.len() as u32 - 1);
+        assert!(latest - earliest >= planned / 2, "{traffic}: {first:?}");
         let tally = load.finish();
         let other: Vec<_> = tally.failed.keys().filter(|class| !class.starts_with("answer (kept)")).collect();
         assert!(other.is_empty(), "{tally:?}");

@@ -44,6 +44,8 @@ fn one_that_says_that_it_lives_is_left_alone() {
 fn one_that_falls_silent_is_ended_and_started_again() {
     let z = Zdsup::serving_with(&["watchdog"], |setup, place| {
         watched(setup, "1s");
+        // Long enough to be seen.
+        setup.restart = vec!["backoff = \"2s..5s\"".into()];
         setup.command.extend(["--silent-when".into(), place.join("silent").display().to_string()]);
     });
     fs::write(z.place.join("silent"), "").expect("a file can be written");
