@@ -21,6 +21,8 @@ const CLIENTS: usize = 4;
 const TURN: Duration = Duration::from_millis(100);
 const TURNS: usize = 20;
 const RACES: usize = 10;
+/// Connections to each place, one by one.
+const CONNECTIONS: usize = 10_000;
 /// Rollbacks that are timed.
 const ROLLBACKS: usize = 10;
 const FLAGS: [&str; 4] = ["--listen", "http=127.0.0.1:0", "--instances", "8"];
@@ -30,27 +32,43 @@ pub(super) fn figures() -> Result<()> {
     let shared = Supervisor::start(&FLAGS, "__name")?;
     let (group_at, _group) = group()?;
     let places = [steered.address()?, group_at, shared.address()?];
+    one_by_one(places)?;
     let races = (0..RACES).map(|_| race(places)).collect::<Result<Vec<_>>>()?;
     let rates = |one: usize, other: usize| races.iter().map(move |race| race[one].rate() / race[other].rate());
-    ratio("8 instances, connections/s, steered / SO_REUSEPORT group", &mut rates(0, 1).collect::<Vec<_>>());
-    ratio("8 instances, connections/s, steered / one shared socket", &mut rates(0, 2).collect::<Vec<_>>());
-    ratio("8 instances, connections/s, that group / shared socket", &mut rates(1, 2).collect::<Vec<_>>());
+    ratio("connections of 4 at once, steered / SO_REUSEPORT group", &mut rates(0, 1).collect::<Vec<_>>());
+    ratio("connections of 4 at once, steered / one shared socket", &mut rates(0, 2).collect::<Vec<_>>());
+    ratio("connections of 4 at once, that group / one shared socket", &mut rates(1, 2).collect::<Vec<_>>());
     for (at, name) in ["steered", "SO_REUSEPORT group", "one shared socket"].iter().enumerate() {
         let mut spread: Vec<f64> = races.iter().map(|race| race[at].spread()).collect();
         ratio(&format!("busiest / idlest of 8 instances, {name}"), &mut spread);
     }
-    ratio("1 instance, connections/s, steered / shared socket", &mut alone()?);
     row("rollback to standby, until the first connection there", &rollbacks()?);
     Ok(())
 }
 
-/// What the program in the kernel costs by itself: with one process on either side nothing else differs.
-fn alone() -> Result<Vec<f64>> {
-    let one = ["--listen", "http=127.0.0.1:0"];
-    let steered = Supervisor::start(&[&one[..], &["--traffic", "steered"]].concat(), "__name")?;
-    let shared = Supervisor::start(&one, "__name")?;
-    let places = [steered.address()?, shared.address()?];
-    (0..RACES).map(|_| race(places).map(|[steered, shared]| steered.rate() / shared.rate())).collect()
+/// One connection after the other, to each place in turn: then no process is ever busy, wherever the next one goes, and
+/// what differs is the way of a connection through the kernel.
+fn one_by_one(places: [SocketAddr; 3]) -> Result<()> {
+    let mut ratios: [Vec<f64>; 2] = Default::default();
+    for _ in 0..RACES {
+        let mut times: [Vec<Duration>; 3] = Default::default();
+        for turn in 0..CONNECTIONS {
+            for at in (0..places.len()).map(|at| (at + turn) % places.len()) {
+                let began = Instant::now();
+                ask(places[at])?;
+                times[at].push(began.elapsed());
+            }
+        }
+        let [steered, group, shared] = times.map(|mut times| {
+            times.sort_unstable();
+            times[times.len() / 2].as_secs_f64()
+        });
+        ratios[0].push(group / steered);
+        ratios[1].push(shared / steered);
+    }
+    ratio("connections one by one, steered / SO_REUSEPORT group", &mut ratios[0]);
+    ratio("connections one by one, steered / one shared socket", &mut ratios[1]);
+    Ok(())
 }
 
 /// As many processes that do not use what they are given, each with a socket that it bound itself, at one address. They
