@@ -51,10 +51,9 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Watches what is there now.
+    /// Watches what is there now. The same directory stays watched: nothing that happens meanwhile is missed.
     pub(super) fn watch_directory(&mut self) {
         self.runtime_directory.mark();
-        self.paths.remove(TOKEN);
         let path = self.runtime_directory.path();
         if let Err(error) = self.paths.add_directory(path, TOKEN) {
             tracing::warn!("cannot watch {}: {error}", path.display());
