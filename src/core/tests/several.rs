@@ -353,6 +353,22 @@ fn the_end_gives_up_what_is_in_flight_before_it_is_its_turn() {
     f.says(&["db@1 is told", "Stopped"]);
 }
 
+/// Nobody can go back to it any more.
+#[test]
+fn what_stands_by_ends_as_soon_as_everything_does() {
+    let hooks = Hooks { present: vec![Hook::AfterDrain], ..Hooks::default() };
+    let mut f = Fleet::serving(&[Policy { hooks, ..blue_green() }, plain()], &[&[], &[0]]);
+    f.slow = vec![1];
+    let _ = f.ask(&[0], false);
+    f.ready(0);
+    f.said.clear();
+    f.core.stop(f.now);
+    f.pump();
+    f.says(&["api@1 is told", "db@1 is told"]);
+    f.ends(1);
+    f.says(&["db@2 is told", "Stopped"]);
+}
+
 #[test]
 fn a_circle_is_cut() {
     let mut f = Fleet::new(&[plain(), plain()], &[&[1], &[0]]);
