@@ -624,6 +624,26 @@ fn nobody_is_held_for_ever() {
     );
 }
 
+/// What makes room for the next is over at the same time.
+#[test]
+fn none_begins_once_one_before_it_was_held_for_too_long() {
+    let canary = Strategy::Canary { steps: vec![CanaryStep { weight: 5, hold: secs(0) }], manual: true };
+    let mut f = Fleet::serving(&[blue_green(), Policy { strategy: canary, ..plain() }], &[]);
+    let _ = f.ask(&[1], false);
+    f.ready(1);
+    let _ = f.ask(&[0, 1], true);
+    f.ready(0);
+    f.said.clear();
+    f.pass(HOLD_TIMEOUT);
+    f.says(&[
+        "db@2 is told",
+        "4 rolled-back: the others were not ready to be switched in 86400 s",
+        "5 refused: not begun, since upgrade #4 was rolled back",
+        "api@2 is told",
+        "3 rolled-back: nobody promoted it in 86400 s",
+    ]);
+}
+
 // ---- what the config has gained and lost --------------------------------------------------------------------------
 
 #[test]
