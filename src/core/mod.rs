@@ -261,8 +261,13 @@ impl Core {
                 }
             }
             Event::Tick => {
-                for service in self.services.values_mut() {
-                    service.expire(now, &mut self.out);
+                let services: Vec<ServiceId> = self.services.keys().copied().collect();
+                for id in services {
+                    if let Some(service) = self.services.get_mut(&id) {
+                        service.expire(now, &mut self.out);
+                    }
+                    // What ends by this one may be what must not begin by the next.
+                    self.go_on(now);
                 }
             }
         }

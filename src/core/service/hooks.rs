@@ -110,6 +110,11 @@ impl Service {
         self.owes_after_drain = Some(number).filter(|_| has);
     }
 
+    /// Everything ends: what is gone by then is not gone because of the upgrade.
+    pub(super) fn forget_after_drain(&mut self) {
+        self.owes_after_drain = None;
+    }
+
     pub(super) fn run_owed_hook(&mut self, out: &mut Outbox) {
         let Some(number) = self.owes_after_drain else { return };
         let former = |role| matches!(role, Role::Draining | Role::Standby { .. });

@@ -178,8 +178,8 @@ impl Service {
         Ok(number)
     }
 
-    /// It takes no upgrades any more: what is in flight is given up, what waits is not begun. What serves goes on, until
-    /// it is told to stop.
+    /// It takes no upgrades any more: what is in flight is given up, what waits is not begun, and nobody goes back to what
+    /// stands by. What serves goes on, until it is told to stop.
     pub(in crate::core) fn close(&mut self, now: Time, out: &mut Outbox) {
         if self.purpose != Purpose::Run {
             return;
@@ -192,6 +192,11 @@ impl Service {
             }
             Some(Phase::Telling { .. } | Phase::Returning { .. }) | None => {}
         }
+        self.forget_after_drain();
+        for generation in self.generations.values_mut().filter(|one| matches!(one.role, Role::Standby { .. })) {
+            Self::drain(self.id, generation, now, out);
+        }
+        self.settle(out);
     }
 
     fn clear_queue(&mut self, out: &mut Outbox) {

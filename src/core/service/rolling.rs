@@ -43,8 +43,10 @@ impl Service {
     fn roll_in_progress(&self) -> Option<Roll> {
         let serving = self.serving()?.number;
         let of = |generation: &Generation| Some((generation.number, generation.policy.pace()?));
-        let rolling = self.candidate().filter(|candidate| matches!(candidate.role, Role::Rolling { .. }));
-        if let Some((to, pace)) = rolling.and_then(of) {
+        if let Some(candidate) = self.candidate().filter(|candidate| candidate.takes_parts_over()) {
+            // Once it has all of them it is being switched to, and nothing comes back from an upgrade before it.
+            let rolls = matches!(candidate.role, Role::Rolling { .. });
+            let (to, pace) = Some(candidate).filter(|_| rolls).and_then(of)?;
             return Some(Roll { to, from: serving, pace, forward: true });
         }
         let retreating = self.generations.values().find(|generation| generation.role == Role::Retreating);
@@ -67,14 +69,23 @@ impl Service {
     pub(super) fn roll(&mut self, now: Time, out: &mut Outbox) {
         while let Some(roll) = self.roll_in_progress() {
             let Some(strength) = self.strength(roll) else { return };
-            if !roll.forward && strength.left == 0 && !self.is_returning() {
-                return self.returned(now, roll.from, out);
+            if !roll.forward && strength.left == 0 {
+                // Nothing is left that what comes back replaces: one of its own that crashes does not keep the others.
+                self.start_some(now, roll, out);
+                if !self.is_returning() {
+                    self.returned(now, roll.from, out);
+                    continue;
+                }
             }
             if !self.is_batch_over(now, roll, out) {
                 return;
             }
             if strength.available == strength.wanted && strength.left == 0 {
-                return if roll.forward { self.switch(now, roll.to, out) } else { self.returned(now, roll.from, out) };
+                if roll.forward {
+                    return self.switch(now, roll.to, out);
+                }
+                self.returned(now, roll.from, out);
+                continue;
             }
             let parked = self.park_some(now, roll, &strength, out);
             let started = self.start_some(now, roll, out);
@@ -187,6 +198,10 @@ impl Service {
         }
         let (back, ready_timeout) = (serving.number, serving.policy.ready_timeout);
         let Some(candidate) = self.generations.get_mut(&number) else { return false };
+        // What is missing may be so since an earlier upgrade, and is none of its business.
+        if !candidate.takes_parts_over() {
+            return false;
+        }
         candidate.role = Role::Retreating;
         (candidate.switch_by, candidate.hook) = (None, None);
         let exclusive = candidate.policy.pace().is_some_and(|pace| pace.exclusive);
@@ -254,5 +269,13 @@ impl Service {
         for place in late {
             self.start(now, number, place, out);
         }
+    }
+}
+
+impl Generation {
+    /// Whether it is a candidate that replaces what serves piece by piece, or has just done so.
+    fn takes_parts_over(&self) -> bool {
+        let takes = matches!(self.role, Role::Rolling { .. } | Role::Switching);
+        takes && self.policy.pace().is_some() && self.stood_by.is_none()
     }
 }

@@ -282,7 +282,8 @@ impl Model {
             let other = &self.services[earlier];
             let over = |up: &Upgrade| up.service == *earlier && up.verdict.is_some();
             let failed = other.serving.is_none() && self.upgrades.values().any(over);
-            let leaving = other.leaving && other.serving.is_none();
+            // One that leaves serves until nothing that leaves needs it; from then on it is being stopped.
+            let leaving = other.leaving && (other.serving.is_none() || !self.is_needed(*earlier, true));
             let hopeless = failed || leaving || other.gave_up || other.stopping || other.stopped;
             assert!(self.is_up(*earlier) || hopeless, "{id} starts before {earlier:?} serves");
         }
@@ -480,6 +481,10 @@ impl Model {
                 assert!(!left, "{id:?} is removed, and a process is left");
                 let over = |up: &Upgrade| up.service != *id || up.state == Course::Over;
                 assert!(self.upgrades.values().all(over), "{id:?} is removed, and an upgrade has no verdict");
+                // What came after it by way of it does not come after those before it any more.
+                for other in self.services.values_mut() {
+                    other.after.remove(id);
+                }
             }
             Action::Finish(_) => {
                 self.finished = true;
@@ -570,6 +575,10 @@ impl Model {
     fn is_not_too_many(&self, id: &InstanceId) {
         let Some((serving, candidate)) = self.pair(id.service) else { return };
         let Some((surge, _, exclusive)) = self.pace(id.service) else { return };
+        // What stands by since an upgrade before is neither of the two.
+        if ![serving, candidate].contains(&id.generation) {
+            return;
+        }
         let service = &self.services[&id.service];
         let wanted = [serving, candidate].map(|number| service.generations[&number].policy.instances as usize);
         let at_most = wanted.into_iter().max().unwrap_or(0) + surge;
@@ -637,7 +646,9 @@ impl Model {
                 process.failing = false;
                 process.ready_at = Some(now);
                 let service = self.services.get_mut(&id).expect("it exists");
-                service.gave_up &= service.serving != Some(instance.generation);
+                // A relief is only for those that wait: the places of its generation stay empty.
+                let serves = service.serving == Some(instance.generation) && !self.reliefs.contains(instance);
+                service.gave_up &= !serves;
                 let process = self.processes.get_mut(instance).expect("it exists");
                 process.lives(now);
             }

@@ -353,6 +353,22 @@ fn the_end_gives_up_what_is_in_flight_before_it_is_its_turn() {
     f.says(&["db@1 is told", "Stopped"]);
 }
 
+/// Nobody can go back to it any more.
+#[test]
+fn what_stands_by_ends_as_soon_as_everything_does() {
+    let hooks = Hooks { present: vec![Hook::AfterDrain], ..Hooks::default() };
+    let mut f = Fleet::serving(&[Policy { hooks, ..blue_green() }, plain()], &[&[], &[0]]);
+    f.slow = vec![1];
+    let _ = f.ask(&[0], false);
+    f.ready(0);
+    f.said.clear();
+    f.core.stop(f.now);
+    f.pump();
+    f.says(&["api@1 is told", "db@1 is told"]);
+    f.ends(1);
+    f.says(&["db@2 is told", "Stopped"]);
+}
+
 #[test]
 fn a_circle_is_cut() {
     let mut f = Fleet::new(&[plain(), plain()], &[&[1], &[0]]);
@@ -606,6 +622,26 @@ fn nobody_is_held_for_ever() {
         "{:?}",
         f.said
     );
+}
+
+/// What makes room for the next is over at the same time.
+#[test]
+fn none_begins_once_one_before_it_was_held_for_too_long() {
+    let canary = Strategy::Canary { steps: vec![CanaryStep { weight: 5, hold: secs(0) }], manual: true };
+    let mut f = Fleet::serving(&[blue_green(), Policy { strategy: canary, ..plain() }], &[]);
+    let _ = f.ask(&[1], false);
+    f.ready(1);
+    let _ = f.ask(&[0, 1], true);
+    f.ready(0);
+    f.said.clear();
+    f.pass(HOLD_TIMEOUT);
+    f.says(&[
+        "db@2 is told",
+        "4 rolled-back: the others were not ready to be switched in 86400 s",
+        "5 refused: not begun, since upgrade #4 was rolled back",
+        "api@2 is told",
+        "3 rolled-back: nobody promoted it in 86400 s",
+    ]);
 }
 
 // ---- what the config has gained and lost --------------------------------------------------------------------------

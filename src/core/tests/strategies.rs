@@ -204,6 +204,57 @@ fn a_verdict_does_not_wait_for_ever_for_what_comes_back() {
     assert_eq!(b.role(2), Some(Role::Retreating), "what helps goes on helping");
 }
 
+/// Nothing of the candidate is left that it would take the place of.
+#[test]
+fn what_comes_back_does_not_wait_for_another_that_crashes() {
+    let mut b = upgrading(rolling(2, 0, 1));
+    b.wants(&["pin 2 reload", "stop 1.2", "prepare 2.1 r2"]);
+    b.ends(1, 1, Exit::Code(1));
+    b.wants(&["sweep 1.1"]);
+    let _ = b.core.abort(b.now, b.service);
+    b.wants(&["kill 2.1", "prepare 1.3 r1"]);
+}
+
+/// Its candidate has replaced nothing, so that nothing has to come back for it.
+#[test]
+fn an_upgrade_that_fails_does_not_wait_for_what_comes_back_after_another() {
+    let mut b = upgrading(rolling(3, 1, 0));
+    b.ready(2, 1);
+    b.ready(2, 2);
+    let _ = b.core.abort(b.now, b.service);
+    b.pass(secs(120));
+    assert_eq!(b.role(2), Some(Role::Retreating), "what helps goes on helping");
+    b.policy.strategy = Strategy::Overlap;
+    let _ = b.request(Kind::Reload);
+    b.pinned(3);
+    b.actions();
+    b.on(3, 1, E::PrepareFailed("no memory".into()));
+    let actions = b.actions();
+    assert!(actions.iter().any(|action| action.starts_with("failed 3")), "{actions:?}");
+    assert_eq!((b.role(2), b.role(3)), (Some(Role::Retreating), Some(Role::Ending)));
+}
+
+/// What still helps since an upgrade that failed ends with the next one that does not.
+#[test]
+fn nothing_comes_back_while_another_has_taken_its_part_over() {
+    let mut b = upgrading(rolling(2, 1, 0));
+    b.ready(2, 1);
+    let _ = b.core.abort(b.now, b.service);
+    b.pass(secs(60));
+    assert_eq!(b.role(2), Some(Role::Retreating), "what helps goes on helping");
+    let _ = b.request(Kind::Reload);
+    b.pinned(3);
+    b.ready(3, 1);
+    b.ready(3, 2);
+    assert_eq!(b.role(3), Some(Role::Switching));
+    b.actions();
+    b.ends(1, 1, Exit::Code(0));
+    b.wants(&["sweep 1.1"]);
+    b.weights_set();
+    b.weights_set();
+    b.wants(&["stop 2.1", "upgraded 3"]);
+}
+
 #[test]
 fn an_abort_of_stop_start_waits_for_the_candidate_to_be_gone() {
     let mut b = upgrading(Policy { strategy: Strategy::StopStart, ..policy() });
