@@ -9,7 +9,7 @@
 use super::super::event::{Hook, Reason, Verdict};
 use super::super::id::{Generation as Number, ReleaseId, Time};
 use super::super::policy::HOOK_GRACE;
-use super::{Action, Generation, Outbox, Phase, Purpose, Role, Service, Step, Upgrade};
+use super::{Action, Generation, Outbox, Phase, Role, Service, Step, Upgrade};
 
 impl Service {
     /// A hook of the candidate has ended.
@@ -110,7 +110,7 @@ impl Service {
         self.owes_after_drain = Some(number).filter(|_| has);
     }
 
-    /// Everything ends: what is gone by then is not gone because of the upgrade.
+    /// All of it ends, in no order: what is gone by then is not gone because of the upgrade.
     pub(super) fn forget_after_drain(&mut self) {
         self.owes_after_drain = None;
     }
@@ -118,9 +118,7 @@ impl Service {
     pub(super) fn run_owed_hook(&mut self, out: &mut Outbox) {
         let Some(number) = self.owes_after_drain else { return };
         let former = |role| matches!(role, Role::Draining | Role::Standby { .. });
-        let waits = self.generations.values().any(|generation| former(generation.role)) || self.upgrade.is_some();
-        // What is being stopped ends all of them, in no order.
-        if waits || self.purpose != Purpose::Run {
+        if self.generations.values().any(|generation| former(generation.role)) || self.upgrade.is_some() {
             return;
         }
         self.owes_after_drain = None;

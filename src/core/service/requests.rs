@@ -212,6 +212,7 @@ impl Service {
             return;
         }
         self.purpose = Purpose::Stop;
+        self.forget_after_drain();
         self.end_pause(now, out);
         self.clear_queue(out);
         match self.upgrade.as_ref().map(|upgrade| upgrade.phase) {

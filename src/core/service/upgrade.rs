@@ -382,12 +382,12 @@ impl Service {
         self.give_verdict(now, &upgrade, verdict, reason, retried, out);
     }
 
-    /// A candidate that is of no more use goes; one that stood by before goes on standing by.
+    /// A candidate that is of no more use goes; one that stood by before goes on standing by, unless its time is over.
     pub(super) fn end_candidate(&mut self, now: Time, number: Number, out: &mut Outbox) {
         let stopping = self.purpose != Purpose::Run;
         let Some(candidate) = self.generations.get_mut(&number) else { return };
         candidate.hook = None;
-        if let Some(until) = candidate.stood_by.take().filter(|_| !stopping) {
+        if let Some(until) = candidate.stood_by.take().filter(|until| !stopping && *until > now) {
             candidate.role = Role::Standby { until };
             return;
         }
