@@ -163,6 +163,8 @@ impl Core {
                 member.part = Part::Runs;
                 if service.is_none_or(|service| service.enqueue(now, request, &mut self.out).is_err()) {
                     member.conclude(Verdict::Refused, Reason::Stopping, &mut self.out);
+                    // Known at once: were it the last one, the sequence would be over, and have succeeded.
+                    sequence.failed.get_or_insert((member.upgrade, Verdict::Refused));
                 }
                 true
             }

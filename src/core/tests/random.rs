@@ -539,7 +539,8 @@ impl Model {
     fn pair(&self, service: ServiceId) -> Option<(Generation, Generation)> {
         let of = &self.services[&service];
         let (candidate, _) = of.generations.iter().find(|(_, made)| Some(made.by) == of.in_flight)?;
-        Some((of.serving?, *candidate))
+        // While the old one is being told to stop, what was the candidate serves already: nothing is replaced any more.
+        Some((of.serving?, *candidate)).filter(|(serving, candidate)| serving != candidate)
     }
 
     /// While instances are replaced, never fewer than may be.

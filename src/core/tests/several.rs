@@ -730,3 +730,27 @@ fn what_was_stopped_and_is_taken_back_is_stopped_again() {
     f.dies(1);
     assert_eq!(f.core.services()[&ServiceId(0)].purpose, Purpose::Stopped);
 }
+
+/// It is the last one, and on its way out only because of a sequence before.
+#[test]
+fn one_that_is_being_stopped_fails_those_that_it_is_upgraded_with() {
+    let mut f = Fleet::serving(&[plain(), plain()], &[]);
+    f.core.stop_service(f.now, ServiceId(0)).expect("it exists");
+    f.pump();
+    f.slow = vec![0];
+    let _ = f.ask(&[0, 1], true);
+    let _ = f.ask(&[1, 0], true);
+    f.ready(0);
+    f.said.clear();
+    f.dies(1);
+    f.says(&["4 failed: ended before it was ready: exit status 1", "db takes 3 back", "db@2 is told", "api begins"]);
+    f.ready(1);
+    f.says(&[
+        "api@3 serves",
+        "api@1 is told",
+        "5 upgraded",
+        "6 refused: the service is being stopped",
+        "api takes 5 back",
+        "api begins",
+    ]);
+}
