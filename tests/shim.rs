@@ -213,7 +213,7 @@ fn signals_and_session_are_as_at_birth() {
     for key in ["SigBlk:", "SigIgn:", "SigCgt:"] {
         assert_eq!(u64::from_str_radix(&shim.status(key), 16).unwrap(), 0, "{key}");
     }
-    assert_eq!(zdsup::sys::proc::session(shim.0.pid).unwrap(), shim.0.pid);
+    assert_eq!(zdsup::sys::proc::session(shim.0.pid).unwrap(), Some(shim.0.pid));
     assert_eq!(zdsup::sys::proc::name(shim.0.pid).unwrap(), "sleep");
     shim.0.pidfd.signal(15).unwrap();
     assert_eq!(shim.exit(), ExitInfo::Signal { signal: 15, core: false });

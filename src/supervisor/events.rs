@@ -324,8 +324,7 @@ impl Supervisor {
             let Ok(all) = proc::all() else { return Some(Elsewhere::Swept { instance, found: 1 }) };
             for pid in all {
                 // While its leader's number is nobody's, it is the name of that session and no other.
-                let in_session =
-                    || proc::session(pid).is_ok_and(|session| session == leader) && proc::session(leader).is_err();
+                let in_session = || proc::is_in_session(pid, leader) && !proc::exists(leader);
                 let theirs = || in_session() || proc::environ_has(pid, "NOTIFY_SOCKET", &path).unwrap_or(false);
                 if !theirs() {
                     continue;

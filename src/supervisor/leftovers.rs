@@ -242,21 +242,19 @@ fn search(directory: &Path) -> Result<Vec<Leftover>, StartError> {
     let mut sessions: HashMap<Pid, String> = HashMap::new();
     for (pid, instance) in &known {
         // A session is theirs if its leader is, or is gone: then nobody else can have joined it.
-        if let Ok(session) = proc::session(*pid)
-            && (known.contains_key(&session) || proc::session(session).is_err())
+        if let Ok(Some(session)) = proc::session(*pid)
+            && (known.contains_key(&session) || !proc::exists(session))
         {
             sessions.insert(session, instance.clone());
         }
     }
+    let by_session = |pid: Pid| sessions.get(&proc::session(pid).ok()??);
     let whose = |pid: Pid| {
         let within = || cgroups.iter().find(|it| it.contains(pid).unwrap_or(false)).map(instance_of);
-        let session = || sessions.get(&proc::session(pid).ok()?).cloned();
-        by_environment(pid, directory).or_else(within).or_else(session)
+        by_environment(pid, directory).or_else(within).or_else(|| by_session(pid).cloned())
     };
-    let candidates = all.into_iter().filter(|pid| {
-        *pid != Pid::own()
-            && (known.contains_key(pid) || proc::session(*pid).is_ok_and(|session| sessions.contains_key(&session)))
-    });
+    let candidates =
+        all.into_iter().filter(|pid| *pid != Pid::own() && (known.contains_key(pid) || by_session(*pid).is_some()));
     let leftover = |pid: Pid| {
         // Once it is open the number cannot be given to another, so it is looked at again.
         let process = PidFd::open(pid).ok().filter(|process| !process.has_exited())?;

@@ -3,8 +3,6 @@
 use std::io;
 use std::os::fd::OwnedFd;
 
-use nix::libc::ESRCH;
-
 use super::Supervisor;
 use super::ledger::News;
 use crate::core::event::InstanceEvent;
@@ -113,7 +111,7 @@ impl Supervisor {
         let Some(pid) = sender.pid else { return Ok(()) };
         let gone = match &sender.pidfd {
             Some(pidfd) => pidfd.has_exited(),
-            None => matches!(proc::session(pid), Err(error) if error.raw_os_error() == Some(ESRCH)),
+            None => !proc::exists(pid),
         };
         if gone || process.owns(pid) { Ok(()) } else { Err(format!("process {pid} is not one of this instance's")) }
     }

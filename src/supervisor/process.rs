@@ -439,7 +439,7 @@ impl Process {
     /// Whether no process is left in its group.
     pub(super) fn group_is_gone(&self) -> bool {
         // The number of a leader that was reaped is given to another only once its group and session are gone.
-        let given_away = self.leader_reaped && proc::session(self.leader_pid).is_ok();
+        let given_away = self.leader_reaped && proc::exists(self.leader_pid);
         given_away || proc::group_is_empty(self.leader_pid)
     }
 
@@ -494,7 +494,7 @@ impl Process {
             return cgroup.contains(pid).unwrap_or(false);
         }
         let path = self.notify.it.path().as_os_str().as_bytes();
-        proc::session(pid).is_ok_and(|session| session == self.leader_pid)
+        proc::is_in_session(pid, self.leader_pid)
             || proc::environ_has(pid, "NOTIFY_SOCKET", &String::from_utf8_lossy(path)).unwrap_or(false)
     }
 

@@ -334,7 +334,7 @@ impl Subject {
 fn sessions() -> HashMap<Pid, Vec<Pid>> {
     let mut sessions: HashMap<Pid, Vec<Pid>> = HashMap::new();
     for pid in proc::all().unwrap_or_default() {
-        if let Ok(session) = proc::session(pid) {
+        if let Ok(Some(session)) = proc::session(pid) {
             sessions.entry(session).or_default().push(pid);
         }
     }

@@ -19,14 +19,26 @@ pub struct Usage {
     pub cpu: Duration,
 }
 
-/// The session that a process belongs to (getsid(2)).
+/// The session that a process belongs to (getsid(2)); `None` when it was begun outside our pid namespace, as where a
+/// container's first process, or a shell that was put into one, never began its own.
 ///
 /// # Errors
 /// ESRCH when there is no such process.
-pub fn session(pid: Pid) -> io::Result<Pid> {
+pub fn session(pid: Pid) -> io::Result<Option<Pid>> {
     // SAFETY: getsid takes an integer.
-    let session = answer(unsafe { libc::getsid(pid.as_raw()) })?;
-    Pid::from_raw(session).ok_or_else(malformed)
+    answer(unsafe { libc::getsid(pid.as_raw()) }).map(Pid::from_raw)
+}
+
+/// Whether a process belongs to the session that this one leads or led.
+#[must_use]
+pub fn is_in_session(pid: Pid, leader: Pid) -> bool {
+    session(pid).is_ok_and(|session| session == Some(leader))
+}
+
+/// Whether there is a process of that number, a zombie counted.
+#[must_use]
+pub fn exists(pid: Pid) -> bool {
+    !session(pid).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
 /// The parent of a process.
@@ -233,6 +245,7 @@ mod tests {
         let stat = || fs::read_to_string(format!("/proc/{pid}/stat"));
         assert_eq!(parent(pid).ok(), Some(Pid::own()), "{:?}", stat());
         assert_eq!(session(pid).unwrap(), session(Pid::own()).unwrap());
+        assert!(exists(pid));
         assert!(children_of_self().unwrap().contains(&pid));
         assert!(all().unwrap().contains(&pid));
         assert!(environ_has(pid, "ZDSUP_TEST", "1.2").unwrap());
@@ -246,6 +259,16 @@ mod tests {
         assert!(usage(pid).unwrap().memory > 0);
         assert!(started(pid).unwrap() >= started(Pid::own()).unwrap());
         assert!(!catches(pid, libc::SIGTERM).unwrap());
+    }
+
+    #[test]
+    fn a_session_that_began_outside_is_none() {
+        // Those of the kernel itself, and in a container where nobody began one all others, have none that we can see.
+        for pid in all().unwrap() {
+            let session = session(pid);
+            assert!(!exists(pid) || session.is_ok(), "{pid}: {session:?}");
+        }
+        assert!(session(Pid::own()).unwrap().is_none_or(|leader| is_in_session(Pid::own(), leader)));
     }
 
     #[test]
@@ -282,5 +305,7 @@ mod tests {
         assert!(parent(nobody).is_err());
         assert!(usage(nobody).is_err());
         assert!(session(nobody).is_err());
+        assert!(!exists(nobody));
+        assert!(!is_in_session(nobody, nobody));
     }
 }
