@@ -70,6 +70,9 @@ pub struct ServiceStatus {
     pub serving: Option<u64>,
     /// The upgrade in flight.
     pub upgrade: Option<UpgradeStatus>,
+    /// Those that wait to begin: behind that one, or behind upgrades of other services. Oldest first.
+    #[serde(default)]
+    pub queued: Vec<UpgradeStatus>,
     /// The latest upgrade that ended.
     pub last_upgrade: Option<UpgradeStatus>,
     /// The hook that is being run: its name, and the generation.

@@ -290,6 +290,14 @@ impl Ledger {
         self.records.iter().rev().find(|(_, record)| is_it(&record.status)).map(|(id, _)| *id)
     }
 
+    /// The upgrades of a service that wait to begin, oldest first; none of them is the one in flight.
+    pub(super) fn queued(&self, service: &str, in_flight: Option<UpgradeId>, now: Time) -> Vec<UpgradeStatus> {
+        let of_it = self.records.iter().filter(|(id, record)| {
+            record.concluded.is_none() && record.status.service == service && Some(**id) != in_flight
+        });
+        of_it.map(|(_, record)| record.status_at(now)).collect()
+    }
+
     /// The latest upgrade of a service that has its verdict.
     pub(super) fn latest_ended(&self, service: &str) -> Option<UpgradeId> {
         let ended = self.records.iter().filter(|(_, record)| record.status.service == service);

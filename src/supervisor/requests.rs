@@ -409,6 +409,7 @@ impl Supervisor {
             if let Some(upgrade) = &mut status.upgrade {
                 upgrade.probe = self.probing.get(&core::UpgradeId(upgrade.id)).map(Prober::summary);
             }
+            status.queued = self.ledger.queued(&shell.name, machine.upgrade.as_ref().map(|upgrade| upgrade.id), now);
             status.last_upgrade = self.ledger.last_ended(&shell.name, now);
             status.hook = shell.hooks.describe();
             services.push(status);

@@ -74,6 +74,7 @@ pub(super) fn service(
         last_output: None,
         serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
         upgrade: None,
+        queued: Vec::new(),
         last_upgrade: None,
         hook: None,
         paused: service.paused_until().map(|until| until.since(now).as_secs_f64()),

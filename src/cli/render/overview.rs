@@ -40,6 +40,7 @@ fn is_quiet(service: &ServiceStatus) -> bool {
         && service.paused.is_none()
         && service.configured.is_none()
         && service.upgrade.is_none()
+        && service.queued.is_empty()
         && service.hook.is_none()
         && !last.is_some_and(|last| {
             !last.warnings.is_empty() || last.verdict.as_ref().is_some_and(|verdict| failed(verdict.verdict))

@@ -110,8 +110,21 @@ pub(super) fn kept(service: &ServiceStatus) -> String {
     if kept.is_empty() { String::new() } else { format!("  rollback: {}\n", kept.join(", ")) }
 }
 
+/// What goes on with a service, and what is to begin after that.
+pub(super) fn to_come(service: &ServiceStatus, now: f64) -> String {
+    let mut out = service.upgrade.as_ref().map(in_flight).unwrap_or_default();
+    for upgrade in &service.queued {
+        let (kind, id, ago) = (upgrade.kind, upgrade.id, span((now - upgrade.requested_at).max(0.0)));
+        out.push_str(&format!("  {kind} #{id}: waits to begin, asked for {ago} ago\n"));
+    }
+    if let Some(hook) = &service.hook {
+        out.push_str(&format!("  running the hook {}\n", clean(hook)));
+    }
+    out
+}
+
 /// The upgrade in flight.
-pub(super) fn in_flight(upgrade: &UpgradeStatus) -> String {
+fn in_flight(upgrade: &UpgradeStatus) -> String {
     let waits = match upgrade.step == "awaiting-promotion" {
         true => format!("  `zdsup promote {0}` lets it go on, `zdsup abort {0}` gives it up\n", upgrade.service),
         false => String::new(),
@@ -143,12 +156,7 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
         let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES)..];
         out.push_str(&last_output(&heading, lines, elsewhere.as_deref(), "  ", style));
     }
-    if let Some(upgrade) = &service.upgrade {
-        out.push_str(&in_flight(upgrade));
-    }
-    if let Some(hook) = &service.hook {
-        out.push_str(&format!("  running the hook {}\n", clean(hook)));
-    }
+    out.push_str(&to_come(service, now));
     let mut table = Table::new(["INSTANCE", "STATE", "WEIGHT", "PID", "AGE", "CONNS", "MEMORY", "CPU"]);
     for generation in &service.generations {
         add_generation(&mut table, &service.name, generation);

@@ -14,6 +14,7 @@ fn service() -> ServiceStatus {
         last_output: None,
         serving: Some(3),
         upgrade: Some(upgrade(9, "spawned", None)),
+        queued: Vec::new(),
         last_upgrade: Some(upgrade(8, "done", Some(failed()))),
         instances: 1,
         configured: None,
@@ -156,7 +157,9 @@ fn a_pause_is_shouted() {
 
 #[test]
 fn status_during_an_upgrade() {
-    let text = status(&whole(), 1_013.75, PLAIN);
+    let mut whole = whole();
+    whole.services[0].queued = vec![upgrade(10, "queued", None)];
+    let text = status(&whole, 1_013.75, PLAIN);
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     insta::assert_snapshot!(text);
 }

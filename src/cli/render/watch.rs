@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use crate::cli::terminal::{Style, clean, paragraph};
+use crate::cli::terminal::{Style, paragraph};
 use crate::control::types::{GenerationState, GenerationStatus, InstanceHealth, InstanceState, ServiceStatus, Status};
 
 use super::overview;
-use super::status::{below, generation_state, heading, in_flight, instance_state, kept, last_upgrade, paint};
-use super::status::{strength, supervisor};
+use super::status::{below, generation_state, heading, instance_state, kept, last_upgrade, paint};
+use super::status::{strength, supervisor, to_come};
 use super::table::Table;
 use super::units::span;
 
@@ -58,12 +58,7 @@ fn one(service: &ServiceStatus, peaks: &Peaks, now: f64, style: Style) -> String
     if let Some(detail) = &service.detail {
         out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
-    if let Some(upgrade) = &service.upgrade {
-        out.push_str(&in_flight(upgrade));
-    }
-    if let Some(hook) = &service.hook {
-        out.push_str(&format!("  running the hook {}\n", clean(hook)));
-    }
+    out.push_str(&to_come(service, now));
     let mut table = Table::new(["GENERATION", "STATE", "TRAFFIC", "READY", "CONNS", "LEFT"]);
     for generation in &service.generations {
         let cells = [

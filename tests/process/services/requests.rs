@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{GenerationState, ServiceState};
+use zdsup::control::types::{GenerationState, ServiceState, Status};
 
 use super::{Fleet, one, service, three};
 use crate::support::supervisor::command;
@@ -54,6 +54,37 @@ fn one_that_stops_is_left_out_and_refused_by_its_name() {
     f.supervisor.signal(Signal::SIGTERM);
     assert_eq!(f.supervisor.wait(SOON).code(), Some(0));
     f.supervisor.nothing_left();
+}
+
+#[test]
+fn what_waits_to_begin_is_shown() {
+    let place = Place::new();
+    let gate = place.join("gate");
+    fs::write(&gate, "").expect("it can be written");
+    let words = ["serve", "--gate", gate.to_str().expect("it is text")];
+    let f = Fleet::started_in(place, vec![one("db", &words, &[]), one("web", &["serve"], &["db"])], &[]);
+    f.wait_for_all();
+    fs::remove_file(&gate).expect("it is there");
+    f.run(&["reload", "--no-wait"]).ends(0);
+    // Another, of one that is being upgraded.
+    f.run(&["reload", "db", "--no-wait"]).ends(0);
+    let status = f.supervisor.wait_for("the first is being upgraded", |status| {
+        service(status, "db").is_some_and(|db| db.upgrade.as_ref().is_some_and(|upgrade| upgrade.step == "spawned"))
+    });
+    let waits = |name: &str| -> Vec<u64> {
+        service(&status, name).expect("it is there").queued.iter().map(|upgrade| upgrade.id).collect()
+    };
+    assert_eq!((waits("db"), waits("web")), (vec![5], vec![4]));
+    let shown = f.run(&["status"]).ends(0);
+    for line in ["  reload #3: spawned, ", "  reload #5: waits to begin, ", "  reload #4: waits to begin, "] {
+        assert!(shown.out.contains(line), "{}", shown.out);
+    }
+    fs::write(&gate, "").expect("it can be written");
+    let over = |status: &Status| status.services.iter().all(|one| one.queued.is_empty() && one.upgrade.is_none());
+    let status = f.supervisor.wait_for("all are upgraded", over);
+    let serving = |name| service(&status, name).and_then(|one| one.serving);
+    assert_eq!((serving("db"), serving("web")), (Some(3), Some(2)));
+    f.end();
 }
 
 #[test]
