@@ -11,6 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use nix::sys::signal::Signal;
 use zdsup::control::types::Status;
 
+use crate::support::supervisor::{command, wrapped};
 use crate::support::{Load, Place, SOON, Zdsup, eventually, hazard, is_root, process, skip, zdsup};
 
 /// A keeper; it and all that it started end with it.
@@ -591,6 +592,33 @@ fn supervisor_dies() {
     z.upgrade();
     z.settled(2);
     eventually("as much is held as before", || (held_by(&z) == held).then_some(()));
+    load.unharmed();
+    z.end();
+}
+
+/// Between two supervisors the place is taken, too: what runs there is no leftover, but will be gone on with.
+#[test]
+fn another_of_the_name_is_refused_between_two_supervisors() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
+    let before = z.status();
+    let load = Load::start(&z.target());
+    process::freeze(z.supervisor.pid());
+    process::kill(before.supervisor.pid, Signal::SIGKILL);
+    eventually("it is dead", || (!process::is_alive(before.supervisor.pid)).then_some(()));
+    // Where it is not refused it runs until somebody ends it.
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=5", "20"]);
+    let mut other = command(&z.supervisor.runtime);
+    other.arg("run").arg("-c").arg(z.place.join("web.toml")).stdin(Stdio::null());
+    let other = wrapped(limited, &other).output().expect("there is timeout");
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(5) && said.contains("about to be started there again"), "{other:?}");
+    z.supervisor.signal(Signal::SIGCONT);
+    let after = successor(&z, before.supervisor.pid);
+    let pid = |status: &Status| status.services[0].generations[0].instances[0].pid;
+    assert_eq!(pid(&after), pid(&before));
+    z.upgrade();
+    z.settled(2);
     load.unharmed();
     z.end();
 }
