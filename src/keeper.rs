@@ -29,6 +29,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -43,7 +44,7 @@ use crate::notify;
 use crate::sys::message::{self, FDS_PER_MESSAGE};
 use crate::sys::pidfd::{self, ExitInfo, PidFd};
 use crate::sys::respawn::Respawn;
-use crate::sys::{Pid, clock, limits, systemd};
+use crate::sys::{Pid, clock, limits, proc, systemd};
 use console::Console;
 use store::{Name, Request, Store};
 
@@ -69,9 +70,14 @@ const STARTS_WITHIN: u64 = 10_000_000_000;
 /// needed stays in memory. Returns only to say why not.
 #[must_use]
 pub fn become_keeper() -> io::Error {
-    let mut words = std::env::args_os();
-    let name = words.next().unwrap_or_else(|| "zdsup".into());
-    std::process::Command::new("/proc/self/exe").arg0(name).arg(ARGUMENT).args(words).exec()
+    let become_it = |path: &Path| {
+        let mut words = std::env::args_os();
+        let name = words.next().unwrap_or_else(|| "zdsup".into());
+        std::process::Command::new(path).arg0(name).arg(ARGUMENT).args(words).exec()
+    };
+    // By its own path, so that it knows that, too.
+    proc::own_path().map_or_else(|error| error, |path| become_it(&path));
+    become_it(Path::new("/proc/self/exe"))
 }
 
 /// Is the keeper and never returns, if that is what this process was started as. To be called first of all in `main`.
@@ -171,7 +177,7 @@ impl Keeper {
             manager,
             store,
             refused: false,
-            respawn: Respawn::new(std::fs::read_link("/proc/self/exe")?.into(), argv, env, nofile)?,
+            respawn: Respawn::new(proc::own_path()?.into(), argv, env, nofile)?,
             limit: StartLimit::default(),
             supervisor: None,
             due: 0,

@@ -33,7 +33,7 @@ use crate::control::types::Done;
 use crate::core::Time;
 use crate::sys::pidfd::ExitInfo;
 use crate::sys::shim::{Plan, Program};
-use crate::sys::{Pid, describe, signal};
+use crate::sys::{Pid, describe, proc, signal};
 
 /// How long a new binary may take to read the state; an answer over the control socket takes little more.
 const TRIAL: Duration = Duration::from_secs(8);
@@ -85,7 +85,7 @@ impl Supervisor {
         if self.reexec.is_some() {
             return reject(reply, "another replacement is on its way".into());
         }
-        let binary = match binary.map_or_else(own_path, Ok) {
+        let binary = match binary.map_or_else(proc::own_path, Ok) {
             Ok(binary) if binary.is_absolute() => binary,
             Ok(binary) => return reject(reply, format!("{} is not an absolute path", binary.display())),
             Err(error) => return reject(reply, format!("our own path is not known: {error}")),
@@ -319,14 +319,6 @@ pub fn check_state_if_asked(
 pub fn check_state(state: OwnedFd) -> Result<(), String> {
     let (_, text) = Memory::open(state).map_err(|error| format!("the state cannot be read: {error}"))?;
     survival::check(&text).map_err(|error| format!("the state cannot be used: {error}"))
-}
-
-/// The path that we were executed by. Another file may be there by now: that is the point.
-fn own_path() -> io::Result<PathBuf> {
-    let path = std::fs::read_link("/proc/self/exe")?;
-    let bytes = path.as_os_str().as_bytes();
-    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-    Ok(Path::new(std::ffi::OsStr::from_bytes(bytes)).to_owned())
 }
 
 /// What the trial has said.
