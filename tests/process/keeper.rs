@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::Status;
+use zdsup::control::types::{Status, SupervisorStatus};
 
 use crate::support::supervisor::{command, wrapped};
 use crate::support::{Load, Place, SOON, Zdsup, eventually, hazard, is_root, process, skip, zdsup};
@@ -658,17 +658,9 @@ fn supervisor_dies_stopping() {
 #[test]
 fn state_skew() {
     let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
-    let before = z.status();
-    let instance = before.services[0].generations[0].instances[0].pid;
+    let instance = z.status().services[0].generations[0].instances[0].pid;
     let load = Load::start(&z.target());
-    process::freeze(before.supervisor.pid);
-    let state = State::of(z.supervisor.pid());
-    let (number, text) = state.newest();
-    let newer = text.replacen("\"version\":", "\"version\":4000", 1);
-    assert_ne!(newer, text);
-    state.write(number + 1, &newer);
-    process::kill(before.supervisor.pid, Signal::SIGKILL);
-    let holding = successor(&z, before.supervisor.pid).supervisor;
+    let (state, (number, text), holding) = held(&z);
     assert!(holding.holding.as_ref().is_some_and(|reason| reason.contains("of version 4000")), "{holding:?}");
     load.more(50);
     let refused = z.supervisor.run(&["reload"]);
@@ -683,6 +675,34 @@ fn state_skew() {
     z.settled(2);
     load.unharmed();
     z.end();
+}
+
+/// Children in sessions of their own, which only their environment tells, are no less a part of what is held.
+#[test]
+fn what_is_held_ends_whole() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.arguments.push("--keeper".into());
+        let script = format!("setsid sleep 3600 & exec {}", setup.command.join(" "));
+        setup.command = vec!["/bin/sh".into(), "-c".into(), script];
+    });
+    eventually("both run", || (process::instances_of(&z.supervisor.runtime).len() == 2).then_some(()));
+    held(&z);
+    z.end();
+}
+
+/// The supervisor is followed by one that cannot read the state, and holds.
+#[track_caller]
+fn held(z: &Zdsup) -> (State, (u64, String), SupervisorStatus) {
+    let before = z.status().supervisor.pid;
+    process::freeze(before);
+    let state = State::of(z.supervisor.pid());
+    let (number, text) = state.newest();
+    let newer = text.replacen("\"version\":", "\"version\":4000", 1);
+    assert_ne!(newer, text);
+    state.write(number + 1, &newer);
+    process::kill(before, Signal::SIGKILL);
+    let holding = successor(z, before).supervisor;
+    (state, (number, text), holding)
 }
 
 /// What is kept for a successor, as src/supervisor/survival/memory.rs has it.
