@@ -666,6 +666,11 @@ fn state_skew() {
     let refused = z.supervisor.run(&["reload"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(5) && said.contains("only holds what runs"), "{refused:?}");
+    // Nothing about it has changed, and whoever asks is told.
+    let refused = z.supervisor.run(&["reexec"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(5) && said.contains("of version 4000"), "{refused:?}");
+    let holding = successor(&z, holding.pid).supervisor;
     state.write(number + 2, &text);
     assert!(z.supervisor.run(&["reexec"]).status.success());
     let after = successor(&z, holding.pid);
