@@ -237,7 +237,11 @@ impl Supervisor {
             intake: Some(Intake { signals, commands, elsewhere: elsewhere_out }),
         };
         this.watch_directory();
-        this.exporter.serve_at(options.config.as_ref().and_then(|config| config.metrics), &this.commands);
+        let metrics = match &predecessor {
+            Some(predecessor) => predecessor.document.metrics,
+            None => options.config.as_ref().and_then(|config| config.metrics),
+        };
+        this.exporter.serve_at(metrics, &this.commands);
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
             None => this.begin(options.config).await,

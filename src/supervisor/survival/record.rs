@@ -273,6 +273,7 @@ impl Supervisor {
             pending: self.pending.iter().map(|(id, pending)| (*id, PendingEntry::of(pending))).collect(),
             processes: self.processes.values().map(|process| self.entry(process)).collect(),
             access: self.access.borrow().clone(),
+            metrics: self.exporter.address(),
             ledger: self.ledger.written(),
             stopping: self.stopping,
             atomic: self.atomic,
