@@ -12,8 +12,8 @@
 //!   and never waits for anybody else: what it holds, reads and says at once is bounded.
 //! * It counts only what the supervisor itself says, by the credentials that the kernel attaches. The socket's name is
 //!   one that the kernel chose in the abstract namespace: there is no file that could be left behind or be in the way.
-//! * It ends with the supervisor's exit code where that is 0, 2, 4 or 6: another start would not mend it. After any
-//!   other end it starts it again in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran
+//! * It ends with the supervisor's exit code where that is 0, 2, 4 or 6: another start would not mend it. Nor would it
+//!   mend 5, a refusal, where nothing is held that somebody should go on with. After any other end it starts it again in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran
 //!   is then left alone, as systemd leaves it for a unit that failed; the end of a container's first process ends it.
 //! * Signals to it are for the supervisor; one that comes while there is none waits for the next. A supervisor is born
 //!   with them blocked and takes them once it has handlers. SIGTERM and SIGINT, once given, are given to each later one
@@ -357,6 +357,12 @@ impl Keeper {
                 let why = "another start would not mend that";
                 self.console.say(format_args!("the supervisor, process {pid}, ended: {exit}; {why}"));
                 return ControlFlow::Break(last.code());
+            }
+            // Another supervisor has its place. With what this one holds, the next one goes on, once the other has gone.
+            Some(refused @ Exit::Refused) if self.store.entries.is_empty() => {
+                self.console
+                    .say(format_args!("the supervisor, process {pid}, ended: {exit}; there is nothing to hold"));
+                return ControlFlow::Break(refused.code());
             }
             _ => {
                 self.due += PAUSE;

@@ -343,14 +343,22 @@ fn only_the_supervisor_counts() {
 
 #[test]
 fn exit_codes() {
-    for code in [2, 4, 6] {
+    for (code, why) in [
+        (2, "another start would not mend that"),
+        (4, "another start would not mend that"),
+        (6, "another start would not mend that"),
+        (5, "there is nothing to hold"),
+    ] {
         let mut keeper = Keeper::start();
         keeper.next().order(&format!("exit {code}"));
         assert_eq!(keeper.wait().code(), Some(code));
-        assert!(keeper.log().contains("another start would not mend that"), "{}", keeper.log());
+        assert!(keeper.log().contains(why), "{}", keeper.log());
     }
     let keeper = Keeper::start();
-    for code in [1, 3, 5, 7, 9, 130] {
+    let mut first = keeper.next();
+    first.does("store zdsup.a 1");
+    first.order("exit 1");
+    for code in [3, 5, 7, 9, 130] {
         keeper.next().order(&format!("exit {code}"));
         keeper.wait_for_log(&format!("exit status {code}; starting it again"));
     }
