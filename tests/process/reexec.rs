@@ -1,5 +1,6 @@
 //! The supervisor replaces its own program: same process, nothing dropped, at any moment.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
