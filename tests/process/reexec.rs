@@ -91,6 +91,7 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
         path.display().to_string()
     };
+    let hangs = z.place.join("hangs.pid");
     let cases = [
         ("/bin/true".to_owned(), "it is no zdsup that could go on with the state"),
         ("/nowhere/zdsup".to_owned(), "no such file or directory"),
@@ -100,6 +101,7 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
             "version 7",
         ),
         (script("dies", "#!/bin/sh\nkill -SEGV $$\n"), "SIGSEGV"),
+        (script("hangs", &format!("#!/bin/sh\nsleep 3600 & echo $! >{}; wait\n", hangs.display())), "in 8 s"),
     ];
     for (binary, reason) in cases {
         let refused = z.supervisor.run(&["reexec", "--binary", &binary]);
@@ -107,6 +109,8 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
         let said = String::from_utf8_lossy(&refused.stderr);
         assert!(said.contains(reason) && said.contains("nothing has changed"), "{binary}: {said}");
     }
+    let hung = std::fs::read_to_string(&hangs).expect("it was tried").trim().parse().expect("a number");
+    eventually("what was tried is gone", || (!process::is_alive(hung)).then_some(()));
     let status = z.status();
     assert_eq!((status.supervisor.incarnation, status.services[0].serving), (1, Some(1)));
     z.reexec();
