@@ -12,8 +12,8 @@
 //!   and never waits for anybody else: what it holds, reads and says at once is bounded.
 //! * It counts only what the supervisor itself says, by the credentials that the kernel attaches. The socket's name is
 //!   one that the kernel chose in the abstract namespace: there is no file that could be left behind or be in the way.
-//! * It ends with the supervisor's exit code where that is 0, 2, 4 or 6: another start would not mend it. After any
-//!   other end it starts it again in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran
+//! * It ends with the supervisor's exit code where that is 0, 2, 4 or 6: another start would not mend it. Nor would it
+//!   mend 5, a refusal, where nothing is held that somebody should go on with. After any other end it starts it again in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran
 //!   is then left alone, as systemd leaves it for a unit that failed; the end of a container's first process ends it.
 //! * Signals to it are for the supervisor; one that comes while there is none waits for the next. A supervisor is born
 //!   with them blocked and takes them once it has handlers. SIGTERM and SIGINT, once given, are given to each later one
@@ -29,6 +29,7 @@ use std::ops::ControlFlow;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use nix::libc::{SIGCHLD, SIGINT, SIGTERM, SIGUSR1};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -43,7 +44,7 @@ use crate::notify;
 use crate::sys::message::{self, FDS_PER_MESSAGE};
 use crate::sys::pidfd::{self, ExitInfo, PidFd};
 use crate::sys::respawn::Respawn;
-use crate::sys::{Pid, clock, limits, systemd};
+use crate::sys::{Pid, clock, limits, proc, systemd};
 use console::Console;
 use store::{Name, Request, Store};
 
@@ -69,9 +70,14 @@ const STARTS_WITHIN: u64 = 10_000_000_000;
 /// needed stays in memory. Returns only to say why not.
 #[must_use]
 pub fn become_keeper() -> io::Error {
-    let mut words = std::env::args_os();
-    let name = words.next().unwrap_or_else(|| "zdsup".into());
-    std::process::Command::new("/proc/self/exe").arg0(name).arg(ARGUMENT).args(words).exec()
+    let become_it = |path: &Path| {
+        let mut words = std::env::args_os();
+        let name = words.next().unwrap_or_else(|| "zdsup".into());
+        std::process::Command::new(path).arg0(name).arg(ARGUMENT).args(words).exec()
+    };
+    // By its own path, so that it knows that, too.
+    proc::own_path().map_or_else(|error| error, |path| become_it(&path));
+    become_it(Path::new("/proc/self/exe"))
 }
 
 /// Is the keeper and never returns, if that is what this process was started as. To be called first of all in `main`.
@@ -171,7 +177,7 @@ impl Keeper {
             manager,
             store,
             refused: false,
-            respawn: Respawn::new(std::fs::read_link("/proc/self/exe")?.into(), argv, env, nofile)?,
+            respawn: Respawn::new(proc::own_path()?.into(), argv, env, nofile)?,
             limit: StartLimit::default(),
             supervisor: None,
             due: 0,
@@ -351,6 +357,12 @@ impl Keeper {
                 let why = "another start would not mend that";
                 self.console.say(format_args!("the supervisor, process {pid}, ended: {exit}; {why}"));
                 return ControlFlow::Break(last.code());
+            }
+            // Another supervisor has its place. With what this one holds, the next one goes on, once the other has gone.
+            Some(refused @ Exit::Refused) if self.store.entries.is_empty() => {
+                self.console
+                    .say(format_args!("the supervisor, process {pid}, ended: {exit}; there is nothing to hold"));
+                return ControlFlow::Break(refused.code());
             }
             _ => {
                 self.due += PAUSE;

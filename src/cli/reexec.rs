@@ -40,7 +40,14 @@ async fn reexec(client: &mut Client, replacement: Replacement) -> Result<Exit, F
                 say(&format!("zdsup {} was replaced by {after}; it answered again after {took} ms", before.version));
                 return Ok(Exit::Done);
             }
-            // One that only holds ends, and is started again.
+            // One that only holds has ended, and was started again.
+            Ok(status) if status.supervisor.pid != before.pid && status.supervisor.holding.is_some() => {
+                let reason = status.supervisor.holding.unwrap_or_default();
+                return Err(Failure::new(
+                    Exit::Refused,
+                    format!("the next supervisor only holds what runs, too: {reason}"),
+                ));
+            }
             Ok(_) | Err(ClientError::Cut | ClientError::NotRunning(_) | ClientError::Rejected { status: 503, .. }) => {}
             Err(error) => return Err(error.into()),
         }

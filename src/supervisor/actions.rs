@@ -142,7 +142,10 @@ impl Supervisor {
         for warning in &pinned.warnings {
             tracing::warn!(service = self.name_of(service), "{warning}");
         }
-        let further = pinned.release.service.instances.saturating_sub(1) as usize * PER_INSTANCE;
+        let configured = pinned.release.service.instances;
+        let scaled = self.core.services().get(&service).and_then(|machine| machine.scaled);
+        let instances = scaled.filter(|it| it.configured == configured).map_or(configured, |it| it.wanted);
+        let further = instances.saturating_sub(1) as usize * PER_INSTANCE;
         if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
             inherited::lock(&self.inherited).give_back(self.name_of(service));
             return self.tell_core(Event::PinFailed { upgrade, reason });

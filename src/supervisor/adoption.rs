@@ -192,7 +192,7 @@ impl Supervisor {
     /// When something about the takeover is to be done.
     pub(super) fn adoption_deadline(&self) -> Option<Time> {
         let searches = self.processes.values().filter_map(|process| process.search_at);
-        let reexec = self.reexec.as_ref().map(super::reexec::Reexec::deadline);
+        let reexec = self.reexec.as_ref().map(|reexec| reexec.deadline(self.now()));
         let own = [self.survival.again_at, self.look_again_at, self.settled_at, reexec];
         own.into_iter().flatten().chain(searches).min()
     }

@@ -24,6 +24,8 @@ const STRANGERS_ROUNDS: u32 = 100;
 const STRANGERS_PAUSE: Duration = Duration::from_millis(10);
 /// How long requests of clients that are connected are waited for before the supervisor replaces itself.
 const LAST_REQUESTS: Duration = Duration::from_millis(3);
+/// How long whoever reads our output is waited for then.
+const LAST_LINES: Duration = Duration::from_millis(5);
 /// How often the control server gets its turn before the supervisor ends.
 const ANSWER_TURNS: u32 = 32;
 /// How long after the last thing that happened memory is given back to the kernel: a storm leaves none behind, and an
@@ -130,7 +132,7 @@ impl Supervisor {
         match end {
             End::Over(_) => self.services.values().all(|service| service.hooks.is_idle()) && self.probing.is_empty(),
             End::Leave => true,
-            End::Reexec => self.survival.is_complete(),
+            End::Reexec => self.survival.is_complete() && self.has_said_all(),
         }
     }
 
@@ -154,8 +156,9 @@ impl Supervisor {
         self.announce_reexec();
         self.answer_all(intake).await;
         self.history.flush(LAST_WORDS);
-        self.stdout.flush(LAST_WORDS);
-        self.stderr.flush(LAST_WORDS);
+        // What came before has been waited for.
+        self.stdout.flush(LAST_LINES);
+        self.stderr.flush(LAST_LINES);
         // Handlers are lost with the program, and what they have taken with them: what comes from here on waits in the
         // kernel until the successor has its own, and what came before joins it.
         signal::block_all();

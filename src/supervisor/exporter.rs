@@ -17,6 +17,11 @@ pub(super) struct Exporter {
 }
 
 impl Exporter {
+    /// Where they are served, as it was asked for.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.served.as_ref().map(|(address, _)| *address)
+    }
+
     /// From now on at this address, or at none.
     pub(super) fn serve_at(&mut self, address: Option<SocketAddr>, commands: &mpsc::Sender<Command>) {
         if self.served.as_ref().map(|(address, _)| *address) == address {

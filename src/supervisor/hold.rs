@@ -17,7 +17,7 @@ use super::event_loop::{answer, until};
 use super::paths::RuntimeDirectory;
 use super::survival::{FdStore, Impossible, Name, Part, names};
 use super::systemd::Systemd;
-use super::{LAST_WORDS, Options, StartError, metrics, release};
+use super::{LAST_WORDS, Options, StartError, leftovers, metrics, release};
 use crate::control::server::{self, Access, Command, Rejection, RejectionKind};
 use crate::control::types::{Done, Status, SupervisorStatus};
 use crate::core::Time;
@@ -99,7 +99,11 @@ pub(super) async fn hold(options: &Options, impossible: Impossible) -> Result<Ex
         }
     };
     answer().await;
-    if hold.kill_at.is_some() {
+    if let Some(kill_at) = hold.kill_at {
+        let rest = kill_at.since(Time(clock::monotonic()));
+        if let Err(error) = leftovers::end_after_holding(&runtime_directory, rest, &mut hold.systemd).await {
+            tracing::error!("{error}");
+        }
         // Nothing is left that somebody could go on with.
         if let Some(store) = &mut store {
             let _ = store.drop_others(&BTreeSet::new());

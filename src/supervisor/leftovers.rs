@@ -137,6 +137,23 @@ pub(super) async fn end_before_start(
         return Ok(());
     }
     let manner = config.map_or(Manner { signal: SIGTERM, timeout: TIMEOUT }, Manner::of);
+    end_while_telling(directory, manner, systemd).await
+}
+
+/// Once a supervisor that only holds has ended the processes that it has handles of: their children.
+pub(super) async fn end_after_holding(
+    directory: &RuntimeDirectory,
+    timeout: Duration,
+    systemd: &mut Systemd,
+) -> Result<(), StartError> {
+    end_while_telling(directory, Manner { signal: SIGTERM, timeout }, systemd).await
+}
+
+async fn end_while_telling(
+    directory: &RuntimeDirectory,
+    manner: Manner,
+    systemd: &mut Systemd,
+) -> Result<(), StartError> {
     let mut tell = |line: &str| tracing::warn!("{line}");
     let mut pass = || {
         let now = Time(clock::monotonic());

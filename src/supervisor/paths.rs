@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{Flock, FlockArg};
 
 use super::StartError;
+use crate::control::locate;
 
 /// The longest path that fits into a sockaddr_un with its final NUL (unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
@@ -51,14 +52,28 @@ impl RuntimeDirectory {
     /// Makes the directory, and takes it for this supervisor alone. What is in it is a predecessor's, and dead.
     pub(super) fn open(path: PathBuf) -> Result<Self, StartError> {
         let is_ours = !path.exists();
+        Self::take(path, is_ours, None)?.emptied()
+    }
+
+    /// The same for one that has nothing to go on with. Whoever is to start another supervisor's successor (systemd, the
+    /// keeper) keeps its control socket open for that: then what runs is no leftover, and the place is not free.
+    pub(super) fn open_anew(path: PathBuf) -> Result<Self, StartError> {
+        let is_ours = !path.exists();
         let this = Self::take(path, is_ours, None)?;
-        let notify = this.path.join("n");
-        let failed = |error: io::Error| StartError::directory(&this.path, &error);
+        if locate::is_alive(&this.control_socket()) {
+            return Err(StartError::already_running(&this.path));
+        }
+        this.emptied()
+    }
+
+    fn emptied(self) -> Result<Self, StartError> {
+        let notify = self.path.join("n");
+        let failed = |error: io::Error| StartError::directory(&self.path, &error);
         // We hold the lock, so nobody reads them any more.
         for entry in fs::read_dir(&notify).map_err(failed)? {
             fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
         }
-        Ok(this)
+        Ok(self)
     }
 
     /// Takes a predecessor's, with all that is in it; and its lock, if it hands that over.

@@ -27,16 +27,18 @@ use tokio::sync::oneshot;
 use super::errand::Errand;
 use super::poller::Source;
 use super::survival::{self, Memory, Name, STATE_FD};
-use super::{Elsewhere, End, Supervisor, inherited};
+use super::{Elsewhere, End, LAST_WORDS, Supervisor, inherited};
 use crate::control::server::{Rejection, RejectionKind};
 use crate::control::types::Done;
 use crate::core::Time;
 use crate::sys::pidfd::ExitInfo;
 use crate::sys::shim::{Plan, Program};
-use crate::sys::{Pid, describe, signal};
+use crate::sys::{Pid, describe, proc, signal};
 
 /// How long a new binary may take to read the state; an answer over the control socket takes little more.
 const TRIAL: Duration = Duration::from_secs(8);
+/// How often it is looked whether our output was read.
+const LOOK: Duration = Duration::from_millis(2);
 /// The descriptor on which it finds the state.
 const TRIAL_FD: u32 = 3;
 /// The argument that asks for it.
@@ -57,13 +59,15 @@ pub(super) struct Reexec {
     trial: Option<Errand>,
     said: Option<File>,
     deadline: Time,
+    /// Until when it is waited for whoever reads our output: what waits for a reader is lost with the program.
+    patience: Option<Time>,
     reply: Option<Reply>,
 }
 
 impl Reexec {
-    /// When it has taken too long.
-    pub(super) fn deadline(&self) -> Time {
-        self.deadline
+    /// When it has taken too long, or may be over.
+    pub(super) fn deadline(&self, now: Time) -> Time {
+        self.patience.map_or(self.deadline, |patience| patience.min(now.after(LOOK)).min(self.deadline))
     }
 
     /// Whether this is the process of the trial.
@@ -85,13 +89,13 @@ impl Supervisor {
         if self.reexec.is_some() {
             return reject(reply, "another replacement is on its way".into());
         }
-        let binary = match binary.map_or_else(own_path, Ok) {
+        let binary = match binary.map_or_else(proc::own_path, Ok) {
             Ok(binary) if binary.is_absolute() => binary,
             Ok(binary) => return reject(reply, format!("{} is not an absolute path", binary.display())),
             Err(error) => return reject(reply, format!("our own path is not known: {error}")),
         };
         let deadline = self.now().after(TRIAL);
-        self.reexec = Some(Reexec { binary: binary.clone(), trial: None, said: None, deadline, reply });
+        self.reexec = Some(Reexec { binary: binary.clone(), trial: None, said: None, deadline, patience: None, reply });
         self.off_the_loop(move || {
             let program = Program::resolve(binary.as_os_str(), Path::new("/"), "".as_ref());
             Some(Elsewhere::Binary(Box::new(program.map_err(|error| format!("cannot {error}")))))
@@ -154,10 +158,16 @@ impl Supervisor {
 
     /// The trial has ended.
     pub(super) fn on_trial_exit(&mut self) {
-        let Some(reexec) = &self.reexec else { return };
+        let patience = self.now().after(LAST_WORDS);
+        let Some(reexec) = &mut self.reexec else { return };
         let Some(exit) = reexec.trial.as_ref().and_then(Errand::exit) else { return };
         let said = reexec.said.as_ref().map(said).unwrap_or_default();
         if exit == ExitInfo::Code(0) && said.lines().any(|line| line == WORD) {
+            reexec.patience = Some(patience);
+            // It has said what was wanted of it: whatever has to be waited for now, it is asked no more.
+            if let Some(trial) = reexec.trial.take() {
+                trial.end(&mut self.poller);
+            }
             self.outcome = Some(End::Reexec);
         } else if exit == ExitInfo::Code(0) {
             self.give_reexec_up("it is no zdsup that could go on with the state");
@@ -166,6 +176,12 @@ impl Supervisor {
             let error = if said.is_empty() { exit.to_string() } else { format!("{exit}: {said}") };
             self.give_reexec_up(&error);
         }
+    }
+
+    /// Whether nobody has to be waited for who reads our output.
+    pub(super) fn has_said_all(&self) -> bool {
+        let patience = self.reexec.as_ref().and_then(|reexec| reexec.patience);
+        patience.is_none_or(|patience| patience <= self.now()) || (self.stdout.is_idle() && self.stderr.is_idle())
     }
 
     /// It has taken too long.
@@ -203,9 +219,6 @@ impl Supervisor {
         let Some(reexec) = &mut self.reexec else { return };
         let message = format!("the supervisor replaces itself by {}: reconnect", reexec.binary.display());
         tracing::info!("{message}");
-        if let Some(trial) = reexec.trial.take() {
-            trial.end(&mut self.poller);
-        }
         if let Some(reply) = reexec.reply.take() {
             // Whoever asked may be gone.
             let _ = reply.send(Ok(Done { message: message.clone() }));
@@ -319,14 +332,6 @@ pub fn check_state_if_asked(
 pub fn check_state(state: OwnedFd) -> Result<(), String> {
     let (_, text) = Memory::open(state).map_err(|error| format!("the state cannot be read: {error}"))?;
     survival::check(&text).map_err(|error| format!("the state cannot be used: {error}"))
-}
-
-/// The path that we were executed by. Another file may be there by now: that is the point.
-fn own_path() -> io::Result<PathBuf> {
-    let path = std::fs::read_link("/proc/self/exe")?;
-    let bytes = path.as_os_str().as_bytes();
-    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
-    Ok(Path::new(std::ffi::OsStr::from_bytes(bytes)).to_owned())
 }
 
 /// What the trial has said.

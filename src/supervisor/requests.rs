@@ -7,6 +7,7 @@ use super::metrics::Facts;
 use super::prober::Prober;
 use super::several::{Ask, Reply};
 use super::status::{self, Snapshot};
+use super::survival::PER_INSTANCE;
 use super::{Service, Supervisor, history, release};
 use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{
@@ -239,7 +240,10 @@ impl Supervisor {
         let more = scaling.instances.saturating_sub(before);
         if more > 0 {
             let checked = release::check_descriptors(more, 0, "scaling", "ask for fewer, or ");
-            checked.map_err(|lacking| rejection(RejectionKind::Refused, lacking))?;
+            let lacks = || {
+                self.survival.lacks(more as usize * PER_INSTANCE, "scaling", "ask for fewer, or ").map_or(Ok(()), Err)
+            };
+            checked.and_then(|()| lacks()).map_err(|lacking| rejection(RejectionKind::Refused, lacking))?;
         }
         self.survival.stale = true;
         let generation = self.core.scale(now, service, scaling.instances);

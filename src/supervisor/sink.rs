@@ -67,6 +67,12 @@ impl Sink {
         self.0.lock().dropped
     }
 
+    /// Whether all is written.
+    pub(crate) fn is_idle(&self) -> bool {
+        let state = self.0.lock();
+        state.waiting.is_empty() && !state.writing
+    }
+
     /// Waits until all is written, at most `patience`.
     pub(crate) fn flush(&self, patience: Duration) {
         let deadline = Instant::now() + patience;

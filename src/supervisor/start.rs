@@ -79,8 +79,8 @@ impl StartError {
     }
 
     pub(super) fn already_running(path: &Path) -> Self {
-        let this = Self::new(Exit::Refused, format!("a supervisor already runs in {}", path.display()));
-        this.hint("give this one another --name, or see `zdsup status`")
+        let message = format!("a supervisor already runs in {}, or is about to be started there again", path.display());
+        Self::new(Exit::Refused, message).hint("give this one another --name, or see `zdsup status`")
     }
 }
 
@@ -118,7 +118,14 @@ impl Supervisor {
                 let (path, is_ours) = (document.runtime_directory.clone(), document.runtime_directory_is_ours);
                 RuntimeDirectory::adopt(path, is_ours, fds.remove(&Name::Lock))?
             }
-            None => RuntimeDirectory::open(RuntimeDirectory::find(options.runtime_dir.as_deref(), &options.name)?)?,
+            None => {
+                let path = RuntimeDirectory::find(options.runtime_dir.as_deref(), &options.name)?;
+                // What was passed and cannot be gone on with may have a control socket among it.
+                match &impossible {
+                    Some(_) => RuntimeDirectory::open(path)?,
+                    None => RuntimeDirectory::open_anew(path)?,
+                }
+            }
         };
         let mut systemd = Systemd::from_environment(now);
         if predecessor.is_none() {
@@ -230,7 +237,11 @@ impl Supervisor {
             intake: Some(Intake { signals, commands, elsewhere: elsewhere_out }),
         };
         this.watch_directory();
-        this.exporter.serve_at(options.config.as_ref().and_then(|config| config.metrics), &this.commands);
+        let metrics = match &predecessor {
+            Some(predecessor) => predecessor.document.metrics,
+            None => options.config.as_ref().and_then(|config| config.metrics),
+        };
+        this.exporter.serve_at(metrics, &this.commands);
         match predecessor {
             Some(predecessor) => this.take_over(predecessor),
             None => this.begin(options.config).await,

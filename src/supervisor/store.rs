@@ -77,6 +77,8 @@ pub(super) enum Refusal {
     Names,
     /// The supervisor needs the rest of its own descriptors.
     Descriptors,
+    /// Whoever keeps it for a successor of the supervisor has no room for more than that needs itself.
+    Successor,
     /// The process is on its way out.
     Leaving,
     /// No descriptor came with the message.
@@ -90,6 +92,9 @@ impl fmt::Display for Refusal {
             Self::Full(max) => write!(f, "the store is full: fd-store-max is {max}"),
             Self::Names => write!(f, "the names of its descriptors would have more than {NAMES_MAX} bytes"),
             Self::Descriptors => f.write_str("zdsup itself is short of descriptors (LimitNOFILE=)"),
+            Self::Successor => f.write_str(
+                "as much is kept for a successor of zdsup as fits beside an upgrade (FileDescriptorStoreMax=)",
+            ),
             Self::Leaving => f.write_str("it is on its way out, and its successor runs already"),
             Self::Nothing => f.write_str("no descriptor came with it"),
         }
@@ -176,13 +181,14 @@ impl Store {
     }
 
     /// Stores what came with one message, as many as may be. `spare`: the first number that no descriptor of ours should
-    /// have. Gives back what is not stored, with the reason unless it was there already.
+    /// have. `room`: for how many there is some with whoever keeps them for a successor. Gives back what is not stored, with
+    /// the reason unless it was there already.
     pub(super) fn add(
         &mut self,
         by: (InstanceId, Standing),
         (name, poll): (&str, bool),
         fds: Vec<OwnedFd>,
-        (max, spare): (u32, u64),
+        (max, spare, mut room): (u32, u64, usize),
         poller: &mut Poller,
     ) -> (Vec<OwnedFd>, Option<Refusal>) {
         let staged_by = match by {
@@ -198,7 +204,9 @@ impl Store {
         for fd in fds {
             if refusal.is_none() && !self.has(staged_by, name, fd.as_fd()) {
                 refusal = self.refusal(staged_by, name, fd.as_fd(), max, spare);
+                refusal = refusal.or((room == 0).then_some(Refusal::Successor));
                 if refusal.is_none() {
+                    room -= 1;
                     let id = self.next;
                     let name = name.to_owned();
                     self.insert(Stored { id, name, fd, poll, staged_by, removed_by: Vec::new(), token: None }, poller);
@@ -351,7 +359,8 @@ impl Supervisor {
         let by = (id, self.standing(id));
         let max = self.processes.get(&id).map_or(0, |process| process.release.service.fd_store_max);
         let Some(service) = self.services.get_mut(&id.service) else { return };
-        let (rest, refusal) = service.store.add(by, (name, poll), fds, (max, release::spare()), &mut self.poller);
+        let bounds = (max, release::spare(), self.survival.room_to_store());
+        let (rest, refusal) = service.store.add(by, (name, poll), fds, bounds, &mut self.poller);
         self.survival.stale = true;
         self.close(rest);
         if let Some(refusal) = refusal {
@@ -423,7 +432,7 @@ mod tests {
     use crate::core::Generation;
 
     const SERVICE: ServiceId = ServiceId(1);
-    const MANY: (u32, u64) = (100, u64::MAX);
+    const MANY: (u32, u64, usize) = (100, u64::MAX, usize::MAX);
 
     fn instance(generation: u64) -> InstanceId {
         InstanceId { service: SERVICE, generation: Generation(generation), number: 1 }
@@ -466,22 +475,25 @@ mod tests {
         let mut poller = Poller::new().expect("an epoll");
         let mut store = Store::new(SERVICE);
         let three = || (0..3).flat_map(|_| file()).collect::<Vec<_>>();
-        let (rest, refusal) = store.add(serving(), ("a", true), three(), (2, u64::MAX), &mut poller);
+        let (rest, refusal) = store.add(serving(), ("a", true), three(), (2, u64::MAX, usize::MAX), &mut poller);
         assert_eq!((rest.len(), refusal), (1, Some(Refusal::Full(2))));
         assert_eq!(names(&store), ["a", "a"]);
-        let (rest, refusal) = store.add(serving(), ("a", true), three(), (0, u64::MAX), &mut poller);
+        let (rest, refusal) = store.add(serving(), ("a", true), three(), (0, u64::MAX, usize::MAX), &mut poller);
         assert_eq!((rest.len(), refusal), (3, Some(Refusal::Off)));
-        let (_, refusal) = store.add(serving(), ("a", true), file(), (100, 3), &mut poller);
+        let (_, refusal) = store.add(serving(), ("a", true), file(), (100, 3, usize::MAX), &mut poller);
         assert_eq!(refusal, Some(Refusal::Descriptors));
+        let (rest, refusal) = store.add(serving(), ("b", true), three(), (100, u64::MAX, 2), &mut poller);
+        assert_eq!((rest.len(), refusal), (1, Some(Refusal::Successor)));
+        assert_eq!(store.remove(serving(), "b", &mut poller).map(|gone| gone.len()), Ok(2));
         let (_, refusal) = store.add(serving(), ("a", true), Vec::new(), MANY, &mut poller);
         assert_eq!(refusal, Some(Refusal::Nothing));
         let long = "x".repeat(255);
         let room = NAMES_MAX / 256;
         for number in 0..room - 1 {
-            let (_, refusal) = store.add(serving(), (&long, true), file(), (1000, u64::MAX), &mut poller);
+            let (_, refusal) = store.add(serving(), (&long, true), file(), (1000, u64::MAX, usize::MAX), &mut poller);
             assert_eq!(refusal, None, "{number}");
         }
-        let (_, refusal) = store.add(serving(), (&long, true), file(), (1000, u64::MAX), &mut poller);
+        let (_, refusal) = store.add(serving(), (&long, true), file(), (1000, u64::MAX, usize::MAX), &mut poller);
         assert_eq!(refusal, Some(Refusal::Names));
         assert_eq!(store.clear(&mut poller).len(), room + 1);
     }
@@ -493,7 +505,7 @@ mod tests {
         let fds = file();
         keep(&mut store, serving(), "a", again(&fds), &mut poller);
         // Neither a refusal, although it is full.
-        let (rest, refusal) = store.add(serving(), ("a", true), again(&fds), (1, u64::MAX), &mut poller);
+        let (rest, refusal) = store.add(serving(), ("a", true), again(&fds), (1, u64::MAX, usize::MAX), &mut poller);
         assert_eq!((rest.len(), refusal), (1, None));
         keep(&mut store, serving(), "b", again(&fds), &mut poller);
         keep(&mut store, serving(), "a", file(), &mut poller);
@@ -518,7 +530,7 @@ mod tests {
         assert_eq!(store.remove(candidate(), "extra", &mut poller).expect("it may").len(), 1);
         keep(&mut store, candidate(), "more", file(), &mut poller);
         // Its own view counts.
-        let (_, refusal) = store.add(candidate(), ("more", true), file(), (3, u64::MAX), &mut poller);
+        let (_, refusal) = store.add(candidate(), ("more", true), file(), (3, u64::MAX, usize::MAX), &mut poller);
         assert_eq!(refusal, Some(Refusal::Full(3)));
         assert_eq!(names(&store), ["way", "data"]);
         assert_eq!(settle(&mut store, Standing::Candidate, 3, &mut poller), (0, None));

@@ -8,6 +8,7 @@ use tokio::net::UnixDatagram;
 use tokio::sync::mpsc;
 
 use crate::core::Time;
+use crate::sys::describe;
 use crate::sys::notify::NotifyClient;
 
 /// How often systemd is told that something long is still going on, and how much longer it may take each time.
@@ -130,11 +131,14 @@ impl Systemd {
 }
 
 async fn deliver(socket: UnixDatagram, mut messages: mpsc::Receiver<String>) {
+    let mut hears = true;
     while let Some(message) = messages.recv().await {
         // A datagram socket of systemd that is full becomes writable again; any other error is beyond mending here.
-        if let Err(error) = socket.send(message.as_bytes()).await {
-            tracing::warn!("cannot tell systemd {:?}: {error}", message.trim_end());
+        let sent = socket.send(message.as_bytes()).await;
+        if let (true, Err(error)) = (hears, &sent) {
+            tracing::warn!("nobody hears at NOTIFY_SOCKET, neither systemd nor a keeper: {}", describe(error));
         }
+        hears = sent.is_ok();
     }
 }
 

@@ -1,9 +1,11 @@
 //! What /proc tells about processes. Each question costs a few file reads; those over [`all`] processes belong off the
 //! loop. A process may end at any moment: then the answer is an error, ESRCH or `NotFound`.
 
+use std::ffi::{CStr, OsStr};
 use std::fs;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::SysconfVar;
@@ -89,6 +91,28 @@ pub fn all() -> io::Result<Vec<Pid>> {
         found.extend(entry?.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw));
     }
     Ok(found)
+}
+
+/// The path that this program was executed by, whatever is there by now. Where that was a link, it is the link and not
+/// what it led to. Where only a relative path was given, it is the file's own.
+///
+/// # Errors
+/// Those of reading /proc.
+pub fn own_path() -> io::Result<PathBuf> {
+    // SAFETY: getauxval takes an integer.
+    let executed = unsafe { libc::getauxval(libc::AT_EXECFN) } as *const libc::c_char;
+    if !executed.is_null() {
+        // SAFETY: it points at a string that was put there by execve(2) and stays for as long as the program
+        // (getauxval(3)).
+        let executed = Path::new(OsStr::from_bytes(unsafe { CStr::from_ptr(executed) }.to_bytes()));
+        if executed.is_absolute() && !["/proc", "/dev"].iter().any(|made_up| executed.starts_with(made_up)) {
+            return Ok(executed.to_owned());
+        }
+    }
+    let path = fs::read_link("/proc/self/exe")?;
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_suffix(b" (deleted)").unwrap_or(bytes);
+    Ok(Path::new(OsStr::from_bytes(bytes)).to_owned())
 }
 
 /// Our own children, unreaped ones among them.
@@ -209,6 +233,7 @@ fn malformed() -> io::Error {
 mod tests {
     use std::io::Write;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::MetadataExt;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -236,6 +261,12 @@ mod tests {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
+    }
+
+    #[test]
+    fn our_own_path_leads_to_us() {
+        let (path, file) = (fs::metadata(own_path().unwrap()).unwrap(), fs::metadata("/proc/self/exe").unwrap());
+        assert_eq!((path.dev(), path.ino()), (file.dev(), file.ino()));
     }
 
     #[test]

@@ -9,8 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::Status;
+use zdsup::control::types::{Status, SupervisorStatus};
 
+use crate::support::supervisor::{command, wrapped};
 use crate::support::{Load, Place, SOON, Zdsup, eventually, hazard, is_root, process, skip, zdsup};
 
 /// A keeper; it and all that it started end with it.
@@ -342,14 +343,22 @@ fn only_the_supervisor_counts() {
 
 #[test]
 fn exit_codes() {
-    for code in [2, 4, 6] {
+    for (code, why) in [
+        (2, "another start would not mend that"),
+        (4, "another start would not mend that"),
+        (6, "another start would not mend that"),
+        (5, "there is nothing to hold"),
+    ] {
         let mut keeper = Keeper::start();
         keeper.next().order(&format!("exit {code}"));
         assert_eq!(keeper.wait().code(), Some(code));
-        assert!(keeper.log().contains("another start would not mend that"), "{}", keeper.log());
+        assert!(keeper.log().contains(why), "{}", keeper.log());
     }
     let keeper = Keeper::start();
-    for code in [1, 3, 5, 7, 9, 130] {
+    let mut first = keeper.next();
+    first.does("store zdsup.a 1");
+    first.order("exit 1");
+    for code in [3, 5, 7, 9, 130] {
         keeper.next().order(&format!("exit {code}"));
         keeper.wait_for_log(&format!("exit status {code}; starting it again"));
     }
@@ -595,6 +604,33 @@ fn supervisor_dies() {
     z.end();
 }
 
+/// Between two supervisors the place is taken, too: what runs there is no leftover, but will be gone on with.
+#[test]
+fn another_of_the_name_is_refused_between_two_supervisors() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
+    let before = z.status();
+    let load = Load::start(&z.target());
+    process::freeze(z.supervisor.pid());
+    process::kill(before.supervisor.pid, Signal::SIGKILL);
+    eventually("it is dead", || (!process::is_alive(before.supervisor.pid)).then_some(()));
+    // Where it is not refused it runs until somebody ends it.
+    let mut limited = Command::new("timeout");
+    limited.args(["--kill-after=5", "20"]);
+    let mut other = command(&z.supervisor.runtime);
+    other.arg("run").arg("-c").arg(z.place.join("web.toml")).stdin(Stdio::null());
+    let other = wrapped(limited, &other).output().expect("there is timeout");
+    let said = String::from_utf8_lossy(&other.stderr);
+    assert!(other.status.code() == Some(5) && said.contains("about to be started there again"), "{other:?}");
+    z.supervisor.signal(Signal::SIGCONT);
+    let after = successor(&z, before.supervisor.pid);
+    let pid = |status: &Status| status.services[0].generations[0].instances[0].pid;
+    assert_eq!(pid(&after), pid(&before));
+    z.upgrade();
+    z.settled(2);
+    load.unharmed();
+    z.end();
+}
+
 /// Leaving is no death, however soon it comes.
 #[test]
 fn supervisor_leaves_again_and_again() {
@@ -630,22 +666,19 @@ fn supervisor_dies_stopping() {
 #[test]
 fn state_skew() {
     let z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
-    let before = z.status();
-    let instance = before.services[0].generations[0].instances[0].pid;
+    let instance = z.status().services[0].generations[0].instances[0].pid;
     let load = Load::start(&z.target());
-    process::freeze(before.supervisor.pid);
-    let state = State::of(z.supervisor.pid());
-    let (number, text) = state.newest();
-    let newer = text.replacen("\"version\":", "\"version\":4000", 1);
-    assert_ne!(newer, text);
-    state.write(number + 1, &newer);
-    process::kill(before.supervisor.pid, Signal::SIGKILL);
-    let holding = successor(&z, before.supervisor.pid).supervisor;
+    let (state, (number, text), holding) = held(&z);
     assert!(holding.holding.as_ref().is_some_and(|reason| reason.contains("of version 4000")), "{holding:?}");
     load.more(50);
     let refused = z.supervisor.run(&["reload"]);
     let said = String::from_utf8_lossy(&refused.stderr);
     assert!(refused.status.code() == Some(5) && said.contains("only holds what runs"), "{refused:?}");
+    // Nothing about it has changed, and whoever asks is told.
+    let refused = z.supervisor.run(&["reexec"]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(refused.status.code() == Some(5) && said.contains("of version 4000"), "{refused:?}");
+    let holding = successor(&z, holding.pid).supervisor;
     state.write(number + 2, &text);
     assert!(z.supervisor.run(&["reexec"]).status.success());
     let after = successor(&z, holding.pid);
@@ -655,6 +688,34 @@ fn state_skew() {
     z.settled(2);
     load.unharmed();
     z.end();
+}
+
+/// Children in sessions of their own, which only their environment tells, are no less a part of what is held.
+#[test]
+fn what_is_held_ends_whole() {
+    let z = Zdsup::serving_with(&["serve"], |setup, _| {
+        setup.arguments.push("--keeper".into());
+        let script = format!("setsid sleep 3600 & exec {}", setup.command.join(" "));
+        setup.command = vec!["/bin/sh".into(), "-c".into(), script];
+    });
+    eventually("both run", || (process::instances_of(&z.supervisor.runtime).len() == 2).then_some(()));
+    held(&z);
+    z.end();
+}
+
+/// The supervisor is followed by one that cannot read the state, and holds.
+#[track_caller]
+fn held(z: &Zdsup) -> (State, (u64, String), SupervisorStatus) {
+    let before = z.status().supervisor.pid;
+    process::freeze(before);
+    let state = State::of(z.supervisor.pid());
+    let (number, text) = state.newest();
+    let newer = text.replacen("\"version\":", "\"version\":4000", 1);
+    assert_ne!(newer, text);
+    state.write(number + 1, &newer);
+    process::kill(before, Signal::SIGKILL);
+    let holding = successor(z, before).supervisor;
+    (state, (number, text), holding)
 }
 
 /// What is kept for a successor, as src/supervisor/survival/memory.rs has it.

@@ -1,14 +1,17 @@
 //! The supervisor replaces its own program: same process, nothing dropped, at any moment.
 
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{GenerationState, Verdict};
+use zdsup::control::types::{GenerationState, Status, Verdict};
 
-use crate::support::process::settled_holdings;
+use crate::support::process::{self, settled_holdings};
 use crate::support::supervisor::command;
-use crate::support::{Load, Place, SOON, Supervisor, Zdsup, hazard};
+use crate::support::{Load, Place, SOON, Supervisor, Zdsup, eventually, hazard, zdsup};
 
 impl Zdsup {
     /// `zdsup reexec`, which must succeed.
@@ -88,6 +91,7 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("its mode");
         path.display().to_string()
     };
+    let hangs = z.place.join("hangs.pid");
     let cases = [
         ("/bin/true".to_owned(), "it is no zdsup that could go on with the state"),
         ("/nowhere/zdsup".to_owned(), "no such file or directory"),
@@ -97,6 +101,7 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
             "version 7",
         ),
         (script("dies", "#!/bin/sh\nkill -SEGV $$\n"), "SIGSEGV"),
+        (script("hangs", &format!("#!/bin/sh\nsleep 3600 & echo $! >{}; wait\n", hangs.display())), "in 8 s"),
     ];
     for (binary, reason) in cases {
         let refused = z.supervisor.run(&["reexec", "--binary", &binary]);
@@ -104,6 +109,8 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
         let said = String::from_utf8_lossy(&refused.stderr);
         assert!(said.contains(reason) && said.contains("nothing has changed"), "{binary}: {said}");
     }
+    let hung = std::fs::read_to_string(&hangs).expect("it was tried").trim().parse().expect("a number");
+    eventually("what was tried is gone", || (!process::is_alive(hung)).then_some(()));
     let status = z.status();
     assert_eq!((status.supervisor.incarnation, status.services[0].serving), (1, Some(1)));
     z.reexec();
@@ -111,6 +118,45 @@ fn a_binary_that_cannot_take_over_changes_nothing_and_the_caller_is_told_why() {
     z.settled(2);
     load.unharmed();
     z.end();
+}
+
+/// Row 39: it goes on serving its control socket while it waits for whoever reads its output, and does not wait long.
+#[test]
+fn a_reader_of_the_output_that_does_not_read_makes_nobody_wait() {
+    let (_reader, mut writer) = std::io::pipe().expect("a pipe can be made");
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETPIPE_SZ(4096)).expect("it is a pipe");
+    writer.write_all(&[b'x'; 4096]).expect("it fits");
+    let place = Place::new();
+    std::fs::File::create(place.join("log")).expect("a log can be made");
+    let child = command(&place.join("run"))
+        .args(["run", "--name", "web", "--listen", &format!("http={}:8080", place.address()), "--"])
+        .args([hazard().as_os_str(), "serve".as_ref()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writer)
+        .spawn()
+        .expect("zdsup can be started");
+    let mut supervisor = Supervisor::adopt(child, &place);
+    let serves = |status: &Status| status.services.first().is_some_and(|one| one.serving == Some(1));
+    supervisor.wait_for("it serves", serves);
+    let mut longest = Duration::ZERO;
+    for incarnation in 2..=4 {
+        supervisor.signal(Signal::SIGUSR2);
+        let deadline = Instant::now() + SOON;
+        loop {
+            let asked = Instant::now();
+            let status = supervisor.wait_for("an answer", |_| true);
+            longest = longest.max(asked.elapsed());
+            if status.supervisor.incarnation == incarnation {
+                break;
+            }
+            assert!(Instant::now() < deadline, "it was not replaced");
+        }
+    }
+    // A stopped reader would cost half a second, each time.
+    assert!(longest < Duration::from_millis(400), "nobody answered for {longest:?}");
+    assert_eq!(supervisor.end().code(), Some(0));
+    supervisor.nothing_left();
 }
 
 #[test]
@@ -123,7 +169,7 @@ fn the_directory_that_it_was_started_in_may_be_gone() {
         .args(["run", "--name", "web", "--listen", &format!("http={}:8080", place.address()), "--"])
         .args([hazard().as_os_str(), "serve".as_ref()])
         .current_dir(&home)
-        .stdin(std::process::Stdio::null())
+        .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a descriptor"))
         .stderr(log)
         .spawn()
@@ -137,6 +183,52 @@ fn the_directory_that_it_was_started_in_may_be_gone() {
         .wait_for("a successor", |status| status.supervisor.incarnation == 2 && status.services[0].serving == Some(1));
     assert_eq!(supervisor.end().code(), Some(0));
     supervisor.nothing_left();
+}
+
+/// Versions side by side, and a link to the one to be used: the link is the path, whatever it led to at the start.
+#[test]
+fn the_path_that_it_was_executed_by_may_be_a_link() {
+    for keeper in [false, true] {
+        let place = Place::new();
+        let link = place.join("zdsup");
+        let versions = ["1", "2", "3"].map(|version| place.join(version));
+        for version in &versions {
+            // By a child: a descriptor for writing that another test's child has would make it ETXTBSY.
+            assert!(Command::new("cp").arg(zdsup()).arg(version).status().expect("there is cp").success());
+        }
+        let lead_to = |version: &Path| {
+            let newer = place.join("newer");
+            std::os::unix::fs::symlink(version, &newer).expect("a link can be made");
+            std::fs::rename(&newer, &link).expect("it takes the place of the former");
+        };
+        lead_to(&versions[0]);
+        let log = std::fs::File::create(place.join("log")).expect("a log can be made");
+        let inner = command(&place.join("run"));
+        let mut run = Command::new(&link);
+        run.args(inner.get_args()).args(["run", "--name", "web"]).args(keeper.then_some("--keeper"));
+        run.args(["--listen", &format!("http={}:8080", place.address()), "--"]).arg(hazard()).arg("serve");
+        run.env("STATE_DIRECTORY", place.join("state")).env_remove("NOTIFY_SOCKET").stdin(Stdio::null());
+        let child = run.stdout(log.try_clone().expect("a descriptor")).stderr(log).spawn().expect("it can be started");
+        let mut supervisor = Supervisor::adopt(child, &place);
+        let runs = |version: &PathBuf, status: &Status| {
+            std::fs::read_link(format!("/proc/{}/exe", status.supervisor.pid)).is_ok_and(|exe| exe == *version)
+        };
+        supervisor.wait_for("the first version", |status| status.services.len() == 1 && runs(&versions[0], status));
+        supervisor.wait_for_log("upgraded");
+        lead_to(&versions[1]);
+        let done = supervisor.run(&["reexec"]);
+        assert!(done.status.success(), "{done:?}\n{}", supervisor.log());
+        let second = supervisor.wait_for("the second version", |status| runs(&versions[1], status));
+        lead_to(&versions[2]);
+        if keeper {
+            process::kill(second.supervisor.pid, Signal::SIGKILL);
+        } else {
+            supervisor.signal(Signal::SIGUSR2);
+        }
+        supervisor.wait_for("the third version", |status| runs(&versions[2], status));
+        assert_eq!(supervisor.end().code(), Some(0));
+        supervisor.nothing_left();
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What services store for their successors (FDSTORE=1, as with systemd), and who gets it.
 
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
@@ -257,6 +257,47 @@ fn a_stopped_service_has_no_successors() {
     assert_eq!(z.status().services[0].fd_store, 0);
     two.exit(0);
     assert_eq!(z.supervisor.wait(crate::support::SOON).code(), Some(0));
+}
+
+/// What is kept for a successor of the supervisor has its bounds, and whoever keeps it drops what is beyond without a
+/// word: so nothing is begun, and nothing stored, that would not fit.
+#[test]
+fn what_a_successor_of_the_supervisor_is_kept_is_bounded() {
+    let z = Zdsup::serving_with(&["stores"], |setup, place| {
+        let path = place.join("manager");
+        let manager = UnixDatagram::bind(&path).expect("a path is free");
+        // What comes with a message that is read like this is closed.
+        std::thread::spawn(move || while manager.recv(&mut [0; 4096]).is_ok() {});
+        setup.environment.insert("NOTIFY_SOCKET".into(), path.display().to_string());
+        setup.environment.insert("FDSTORE".into(), "40".into());
+        setup.command.extend(["--ready".into(), "--at".into(), place.path().display().to_string()]);
+        setup.service = vec!["fd-store-max = 100".into()];
+    });
+    // State, control socket, listener and executable; pidfd, notify socket and two streams of each process.
+    let scale = |instances: &str| z.supervisor.run(&["scale", "web", instances]);
+    assert!(scale("3").status.success());
+    let refused = scale("7");
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(5), "{said}");
+    assert!(
+        said.contains("16 of at most 40 descriptors are kept for a successor, and scaling wants 32 more"),
+        "{said}"
+    );
+    assert!(scale("4").status.success());
+    // Four more fit beside an upgrade.
+    let mut told = Told::to(&z, "1.1");
+    told.all(&["store-many null 30"]);
+    assert_eq!(stored(&z), (4, 100));
+    z.supervisor.wait_for_log("FDSTORE=1 with FDNAME=null was ignored: ");
+    told.all(&["say FDSTOREREMOVE=1 FDNAME=null"]);
+    assert!(scale("5").status.success());
+    let reload = z.reload(&[]);
+    let reason = reload.verdict().and_then(|verdict| verdict.reason.clone()).unwrap_or_default();
+    assert!(
+        reason.contains("24 of at most 40 descriptors are kept for a successor, and an upgrade wants"),
+        "{reload:?}"
+    );
+    z.end();
 }
 
 /// The supervisor is replaced: what is stored stays, what is staged stays staged, and hang-ups are still seen.

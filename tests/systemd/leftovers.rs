@@ -128,6 +128,33 @@ fn what_a_failed_unit_has_left_is_ended_by_the_next_start() {
     machine.await_stored(STORED);
 }
 
+/// There is nothing that systemd would run for a unit that it is about to start again, either.
+#[test]
+fn what_is_left_of_a_unit_that_was_stopped_before_it_was_started_again() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.with_drop_in("RestartSec=1h");
+    let stopped = || {
+        machine.kill_main();
+        machine.await_property(UNIT, "SubState", "a pause", |state| state == "auto-restart");
+        machine.ok(["systemctl", "stop", UNIT]);
+        machine.await_property(UNIT, "ActiveState", "its end", |state| state == "failed" || state == "inactive");
+        assert_eq!(machine.service_processes().len(), 1);
+    };
+    machine.start_good();
+    stopped();
+    let stop = machine.run(["zdsup", "stop", "--leftovers", "--name", "web"]);
+    assert!(stop.status.success() && stop.stderr.contains("ended by SIGTERM"), "{stop:?}");
+    assert!(machine.service_processes().is_empty());
+    machine.ok(["systemctl", "start", UNIT]);
+    let before = machine.service_processes();
+    stopped();
+    machine.ok(["systemctl", "start", UNIT]);
+    assert_eq!(machine.answering(), 3);
+    let after = machine.service_processes();
+    assert!(after.len() == 1 && after != before, "{before:?} {after:?}");
+    machine.await_stored(STORED);
+}
+
 #[test]
 fn a_unit_that_has_died_too_often_can_be_started_again() {
     let Some(machine) = Machine::boot() else { return };

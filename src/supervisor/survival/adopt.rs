@@ -350,6 +350,7 @@ mod tests {
             pending: BTreeMap::new(),
             processes: Vec::new(),
             access: Access::default(),
+            metrics: None,
             ledger: BTreeMap::new(),
             stopping: false,
             atomic: false,

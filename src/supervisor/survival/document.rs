@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -69,6 +70,9 @@ pub(crate) struct Document<'a> {
     pub(crate) processes: Vec<ProcessEntry<'a>>,
     /// Who may use the control socket.
     pub(crate) access: Access,
+    /// Where metrics are served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics: Option<SocketAddr>,
     /// The story of the latest upgrades, each as the ledger writes it.
     pub(crate) ledger: BTreeMap<UpgradeId, Cow<'a, RawValue>>,
     /// Stop was asked for.

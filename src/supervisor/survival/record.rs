@@ -94,14 +94,24 @@ impl Survival {
     /// Why no upgrade can begin: what it would hold, with so many descriptors beside those of one instance, does not fit
     /// into the store, which would drop it without a word.
     pub(crate) fn is_full(&self, beside: usize) -> Option<Reason> {
+        self.lacks(PER_UPGRADE + beside, "an upgrade", "wait for old generations to end, or ").map(Reason::Resources)
+    }
+
+    /// The same of whatever wants to hold so many more. `wait`: what else would help.
+    pub(crate) fn lacks(&self, wanted: usize, what: &str, wait: &str) -> Option<String> {
         let (limit, used) = self.store.as_ref()?.room();
-        let wanted = PER_UPGRADE + beside;
         (used + wanted > limit).then(|| {
-            Reason::Resources(format!(
-                "{used} of at most {limit} descriptors are kept for a successor, and an upgrade wants {wanted} more: \
-                 wait for old generations to end, or raise FileDescriptorStoreMax= and FDSTORE="
-            ))
+            format!(
+                "{used} of at most {limit} descriptors are kept for a successor, and {what} wants {wanted} more: {wait}raise \
+                 FileDescriptorStoreMax= and FDSTORE= (with --keeper: its limit on open files)"
+            )
         })
+    }
+
+    /// How many descriptors services may still store: what an upgrade wants is not for them.
+    pub(crate) fn room_to_store(&self) -> usize {
+        let room = self.store.as_ref().map(FdStore::room);
+        room.map_or(usize::MAX, |(limit, used)| limit.saturating_sub(used + PER_UPGRADE))
     }
 
     /// Whether a process may become its program: a successor would find it. Otherwise it is held back.
@@ -263,6 +273,7 @@ impl Supervisor {
             pending: self.pending.iter().map(|(id, pending)| (*id, PendingEntry::of(pending))).collect(),
             processes: self.processes.values().map(|process| self.entry(process)).collect(),
             access: self.access.borrow().clone(),
+            metrics: self.exporter.address(),
             ledger: self.ledger.written(),
             stopping: self.stopping,
             atomic: self.atomic,
