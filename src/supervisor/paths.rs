@@ -51,6 +51,10 @@ impl RuntimeDirectory {
     /// Makes the directory, and takes it for this supervisor alone. What is in it is a predecessor's, and dead.
     pub(super) fn open(path: PathBuf) -> Result<Self, StartError> {
         let is_ours = !path.exists();
+        // Such as /tmp: its mode is not ours to change, nor is what lies in it.
+        if fs::metadata(&path).is_ok_and(|found| found.mode() & 0o002 != 0) {
+            return Err(StartError::everybodys(&path));
+        }
         let this = Self::take(path, is_ours, None)?;
         let notify = this.path.join("n");
         let failed = |error: io::Error| StartError::directory(&this.path, &error);
