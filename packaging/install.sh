@@ -58,7 +58,7 @@ put 0644 "$work/zsh" "$root/share/zsh/vendor-completions/_zdsup"
 put 0644 "$work/fish" "$root/share/fish/vendor_completions.d/zdsup.fish"
 
 for document in README.md CHANGELOG.md docs/config.md docs/integrate.md docs/operate.md docs/recipes.md \
-  docs/systemd.md; do
+  docs/steering.md docs/systemd.md; do
   put 0644 "$source/$document" "$root/share/doc/zdsup/${document##*/}"
 done
 for example in zdsup@.socket sandbox.conf; do

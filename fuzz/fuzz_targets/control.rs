@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use zdsup::control::request::{
-    parse_events_query, parse_promotion, parse_scaling, parse_target, parse_upgrade_request,
+    parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_promotion, parse_replacement,
+    parse_scaling, parse_target, parse_upgrade_request,
 };
 use zdsup::control::types::Problem;
 
@@ -12,8 +13,12 @@ fuzz_target!(|bytes: &[u8]| {
     check(parse_target(bytes));
     check(parse_promotion(bytes));
     check(parse_scaling(bytes));
+    check(parse_pause(bytes));
+    check(parse_replacement(bytes));
     if let Ok(query) = std::str::from_utf8(bytes) {
         check(parse_events_query(query));
+        check(parse_history_query(query));
+        check(parse_kpi_query(query));
     }
 });
 

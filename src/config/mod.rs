@@ -40,6 +40,7 @@ pub use diff::{KeptListener, ListenDiff};
 pub use error::ConfigError;
 pub use health::Health;
 pub use read::FILE_MAX;
+pub(crate) use read::bytes as read_bytes;
 pub use rehearse::RehearsalError;
 pub(crate) use units::duration as parse_duration;
 pub use units::format_duration;

@@ -1,41 +1,36 @@
-//! Reads the file without being led astray: no FIFO to wait on, no endless device, no gigabyte.
+//! Reads files without being led astray: no FIFO to wait on, no endless device, no gigabyte.
 
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::ConfigError;
+use crate::sys;
 
-/// The largest config file, bytes.
+/// The largest file that is read, bytes.
 pub const FILE_MAX: u64 = 1 << 20;
+
+/// Why a file cannot be read.
+#[derive(Debug)]
+pub(crate) enum Unreadable {
+    /// It is a directory.
+    Directory,
+    /// It is neither a file nor a directory, but this.
+    Kind(&'static str),
+    /// It is larger than [`FILE_MAX`].
+    TooLarge,
+    /// Opening or reading it failed.
+    Io(io::Error),
+}
 
 /// The text of a config file.
 pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
-    let failed = |error: io::Error| {
-        let (message, hint) = describe(&error);
+    let bytes = bytes(path).map_err(|why| {
+        let (message, hint) = describe(&why);
         ConfigError::of_file(path, message, hint)
-    };
-    // O_NONBLOCK: opening a FIFO must not wait for a writer.
-    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed)?;
-    let kind = file.metadata().map_err(failed)?.file_type();
-    if kind.is_dir() {
-        return Err(ConfigError::of_file(path, "it is a directory", "name the file in it"));
-    }
-    if !kind.is_file() {
-        let what = match kind {
-            kind if kind.is_fifo() => "a pipe",
-            kind if kind.is_socket() => "a socket",
-            _ => "a device",
-        };
-        let hint = "write the config to a file: a reload reads it again";
-        return Err(ConfigError::of_file(path, format!("it is {what}, not a file"), hint));
-    }
-    let mut bytes = Vec::new();
-    file.take(FILE_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if u64::try_from(bytes.len()).is_ok_and(|len| len > FILE_MAX) {
-        return Err(ConfigError::of_file(path, "it is larger than 1 MiB", "check that it is the right file"));
-    }
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let line = error.as_bytes()[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -43,7 +38,49 @@ pub(crate) fn read(path: &Path) -> Result<String, ConfigError> {
     })
 }
 
-fn describe(error: &io::Error) -> (String, &'static str) {
+/// What stands in a regular file.
+pub(crate) fn bytes(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    // O_NONBLOCK: opening a FIFO must not wait for a writer.
+    let file = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(Unreadable::Directory);
+    }
+    if !kind.is_file() {
+        return Err(Unreadable::Kind(if kind.is_fifo() { "a pipe" } else { "a device" }));
+    }
+    let mut bytes = Vec::new();
+    file.take(FILE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > FILE_MAX { Err(Unreadable::TooLarge) } else { Ok(bytes) }
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Self {
+        match error.raw_os_error() {
+            Some(nix::libc::ENXIO) => Self::Kind("a socket"),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory => f.write_str("it is a directory"),
+            Self::Kind(kind) => write!(f, "it is {kind}, not a file"),
+            Self::TooLarge => f.write_str("it is larger than 1 MiB"),
+            Self::Io(error) => f.write_str(&sys::describe(error)),
+        }
+    }
+}
+
+fn describe(why: &Unreadable) -> (String, &'static str) {
+    let error = match why {
+        Unreadable::Directory => return (why.to_string(), "name the file in it"),
+        Unreadable::Kind(_) => return (why.to_string(), "write the config to a file: a reload reads it again"),
+        Unreadable::TooLarge => return (why.to_string(), "check that it is the right file"),
+        Unreadable::Io(error) => error,
+    };
     match error.kind() {
         io::ErrorKind::NotFound => ("there is no such file".to_owned(), "check the path"),
         io::ErrorKind::NotADirectory => ("a part of the path is not a directory".to_owned(), "check the path"),
@@ -51,9 +88,6 @@ fn describe(error: &io::Error) -> (String, &'static str) {
             "no permission to read it".to_owned(),
             "make the file and its directories readable for the user that zdsup runs as",
         ),
-        _ if error.raw_os_error() == Some(nix::libc::ENXIO) => {
-            ("it is a socket, not a file".to_owned(), "write the config to a file: a reload reads it again")
-        }
         _ => (format!("it cannot be read: {error}"), "check the path and the file system"),
     }
 }

@@ -51,14 +51,14 @@ impl RuntimeDirectory {
 
     /// Makes the directory, and takes it for this supervisor alone. What is in it is a predecessor's, and dead.
     pub(super) fn open(path: PathBuf) -> Result<Self, StartError> {
-        let is_ours = !path.exists();
+        let is_ours = is_to_be_made(&path)?;
         Self::take(path, is_ours, None)?.emptied()
     }
 
     /// The same for one that has nothing to go on with. Whoever is to start another supervisor's successor (systemd, the
     /// keeper) keeps its control socket open for that: then what runs is no leftover, and the place is not free.
     pub(super) fn open_anew(path: PathBuf) -> Result<Self, StartError> {
-        let is_ours = !path.exists();
+        let is_ours = is_to_be_made(&path)?;
         let this = Self::take(path, is_ours, None)?;
         if locate::is_alive(&this.control_socket()) {
             return Err(StartError::already_running(&this.path));
@@ -239,6 +239,15 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// The directory, and that of the notify sockets, with the modes that they should have.
+/// Whether there is no such directory yet. One that everybody may write to, such as /tmp, is refused: its mode is not
+/// ours to change, nor is what lies in it.
+fn is_to_be_made(path: &Path) -> Result<bool, StartError> {
+    if fs::metadata(path).is_ok_and(|found| found.mode() & 0o002 != 0) {
+        return Err(StartError::everybodys(path));
+    }
+    Ok(!path.exists())
+}
+
 fn make(path: &Path) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::directory(path, &error);
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {

@@ -9,9 +9,11 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::{Group, User};
 use serde_json::value::RawValue;
 
@@ -310,9 +312,8 @@ impl Surroundings {
             environment.insert("SHELL".into(), user.shell.into());
         }
         if let Some(path) = &service.environment_file {
-            let text = std::fs::read(path);
-            let text = text
-                .map_err(|error| Reason::Pin(format!("environment file {}: {}", path.display(), describe(&error))))?;
+            let text = config::read_bytes(path);
+            let text = text.map_err(|why| Reason::Pin(format!("environment file {}: {why}", path.display())))?;
             environment.extend(parse_environment(&text, path)?);
         }
         environment.extend(service.environment.iter().map(|(name, value)| (name.into(), value.into())));
@@ -525,8 +526,20 @@ fn of_hook(hook: Hook, reason: Reason) -> Reason {
 }
 
 pub(super) fn open_log(path: &Path) -> Result<File, Reason> {
-    let file = File::options().append(true).create(true).open(path);
-    file.map_err(|error| Reason::Pin(format!("log file {}: {}", path.display(), describe(&error))))
+    let failed = |why: String| Reason::Pin(format!("log file {}: {why}", path.display()));
+    // O_NONBLOCK: opening a FIFO must not wait for a reader. The service writes to it as to any file.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = File::options().append(true).create(true).custom_flags(flags.bits()).open(path);
+    let file = opened.map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ENXIO) if is_pipe(path) => failed("it is a pipe, and nobody reads it".to_owned()),
+        _ => failed(describe(&error)),
+    })?;
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND)).map_err(|errno| failed(describe(&errno.into())))?;
+    Ok(file)
+}
+
+fn is_pipe(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo())
 }
 
 fn identity(privileges: &config::Privileges) -> Result<Option<Identity>, Reason> {

@@ -70,6 +70,11 @@ impl StartError {
         this.hint("name one with --runtime-dir")
     }
 
+    pub(super) fn everybodys(path: &Path) -> Self {
+        let message = format!("cannot use the runtime directory {}: everybody may write to it", path.display());
+        Self::new(Exit::Usage, message).hint("choose one that is for this supervisor alone with --runtime-dir")
+    }
+
     pub(super) fn path_too_long(path: &Path, limit: usize) -> Self {
         let message = format!(
             "the runtime directory {} is too long: a socket's path in it would exceed {limit} bytes",

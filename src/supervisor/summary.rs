@@ -52,7 +52,9 @@ impl Supervisor {
                             .and_then(|status| status.services.iter().find(|service| service.name == name))
                             .and_then(|s| s.generations.iter().find(|g| g.generation == generation.number.0))
                             .and_then(|generation| generation.connections);
-                        let connections = connections.map(|n| format!(", {n} connections")).unwrap_or_default();
+                        let connections = connections
+                            .map(|n| format!(", {n} connection{}", if n == 1 { "" } else { "s" }))
+                            .unwrap_or_default();
                         format!(
                             "draining{connections}{}",
                             left.map(|left| format!(", {left} left")).unwrap_or_default()

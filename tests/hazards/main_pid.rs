@@ -1,4 +1,5 @@
-//! Names other processes as its main one: `--child` one of its own, which then serves; else some that are not its own.
+//! Names other processes as its main one: `--child` one of its own, which then serves; else some that are not its own,
+//! `--foreign PID` among them.
 
 use crate::http::{Manner, Server};
 use crate::{Options, os};
@@ -12,7 +13,8 @@ pub(crate) fn main(options: &Options) {
         Some(child) => os::notify(&format!("MAINPID={}\nREADY=1", child.id())),
         None => {
             let parent = std::os::unix::process::parent_id();
-            for pid in ["1", "0", "-1", "4194305", "many", &parent.to_string()] {
+            let foreign = options.text("--foreign").unwrap_or("1");
+            for pid in ["1", "0", "-1", "4194305", "many", &parent.to_string(), foreign] {
                 os::notify(&format!("MAINPID={pid}"));
             }
             os::notify("READY=1");

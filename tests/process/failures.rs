@@ -3,9 +3,11 @@
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use zdsup::control::types::{ServiceState, Verdict};
 
 use crate::support::client::{Answer, Connection};
@@ -26,6 +28,12 @@ fn script(z: &Zdsup, name: &str, text: &str, mode: u32) -> Vec<String> {
     fs::write(&path, text).expect("a file can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
     vec![path.display().to_string()]
+}
+
+fn pipe(z: &Zdsup, name: &str) -> PathBuf {
+    let path = z.place.join(name);
+    mkfifo(&path, Mode::S_IRWXU).expect("a pipe can be made");
+    path
 }
 
 const FAILURES: &[Failure] = &[
@@ -137,6 +145,30 @@ const FAILURES: &[Failure] = &[
         prepare: |z| z.configure(|setup| setup.service = vec!["environment-file = \"/no/such/file\"".into()]),
         verdict: Verdict::Failed,
         reason: "/no/such/file",
+    },
+    Failure {
+        name: "an environment file that is a pipe",
+        prepare: |z| {
+            let pipe = pipe(z, "variables");
+            z.configure(|setup| setup.service = vec![format!("environment-file = {pipe:?}")]);
+        },
+        verdict: Verdict::Failed,
+        reason: "variables: it is a pipe, not a file",
+    },
+    Failure {
+        name: "an environment file without end",
+        prepare: |z| z.configure(|setup| setup.service = vec!["environment-file = \"/dev/zero\"".into()]),
+        verdict: Verdict::Failed,
+        reason: "/dev/zero: it is a device, not a file",
+    },
+    Failure {
+        name: "a log file that is a pipe which nobody reads",
+        prepare: |z| {
+            let pipe = pipe(z, "output");
+            z.configure(|setup| setup.service = vec![format!("log = {{ file = {pipe:?} }}")]);
+        },
+        verdict: Verdict::Failed,
+        reason: "output: it is a pipe, and nobody reads it",
     },
     Failure {
         name: "a listener that cannot be bound",

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -211,10 +211,13 @@ fn removed_runtime_files_are_made_anew() {
 /// refused, what is its own is followed.
 #[test]
 fn main_pid_moves() {
-    let mut z = Zdsup::serving(&["main-pid"]);
+    // Alive, and visible to the supervisor, but nothing of the service's.
+    let mut foreign = Command::new("sleep").arg("100").spawn().expect("there is a sleep");
+    let mut z = Zdsup::serving(&["main-pid", "--foreign", &foreign.id().to_string()]);
     let pid = z.status().services[0].generations[0].instances[0].pid;
     assert_eq!(pid, z.get("/").value("pid").and_then(|pid| pid.parse().ok()), "a foreign one was followed");
-    z.supervisor.wait_for_log("MAINPID= was ignored");
+    z.supervisor.wait_for_log("MAINPID= was ignored: not a living process of this instance");
+    foreign.kill().and_then(|()| foreign.wait()).expect("it is ours, and nobody else has ended it");
     z.release(&["main-pid", "--child"]);
     let load = Load::start(&z.target());
     z.upgrade();

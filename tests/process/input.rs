@@ -155,6 +155,21 @@ fn a_directory_that_cannot_be_written() {
     says(&output, 2, &["too long", "xxxx"]);
 }
 
+/// The mode of a place like /tmp stays, and so does what lies in it.
+#[test]
+fn a_runtime_directory_that_is_everybodys() {
+    let place = Place::new();
+    let shared = place.join("shared");
+    fs::create_dir_all(shared.join("n")).expect("a directory can be made");
+    fs::write(shared.join("n/precious"), "").expect("a file can be written");
+    fs::set_permissions(&shared, fs::Permissions::from_mode(0o1777)).expect("it is ours");
+    let output = command(&shared).args(["run", "--", "true"]).output().expect("zdsup can be started");
+    says(&output, 2, &["runtime directory", "shared", "everybody may write", "--runtime-dir"]);
+    let mode = fs::metadata(&shared).expect("it is there").permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o1777);
+    assert!(shared.join("n/precious").exists());
+}
+
 #[test]
 fn programs_that_cannot_be_executed_at_the_first_start() {
     let place = Place::new();

@@ -96,7 +96,7 @@ fn the_status_line_counts_the_connections_that_a_drain_waits_for() {
     machine.answering();
     assert!(machine.reload().status.success());
     machine.await_property(UNIT, "StatusText", "the connection", |text| {
-        text.contains("web@1 draining, 1 connection") && text.contains(" left")
+        text.contains("web@1 draining, 1 connection,") && text.contains(" left")
     });
     drop(client);
     machine.await_end_of(1);
