@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::super::id::{Generation as Number, ReleaseId};
-use super::super::policy::Policy;
 use super::{Action, Outbox, Role, Service};
 
 /// The release of a generation that has served.
@@ -116,11 +115,8 @@ pub struct Scaled {
 }
 
 impl Scaled {
-    /// The policy with that number, as long as the config says what it said.
-    pub(super) fn apply(scaled: &mut Option<Self>, policy: &mut Policy) {
-        match scaled {
-            Some(scaled) if scaled.configured == policy.instances => policy.instances = scaled.wanted,
-            Some(_) | None => *scaled = None,
-        }
+    /// Whether it holds where the config says so many.
+    pub(super) fn holds(self, configured: u32) -> bool {
+        self.configured == configured
     }
 }

@@ -7,7 +7,7 @@ use super::super::policy::{
     FirstFailure, HOLD_TIMEOUT, KILL_TIMEOUT, PIN_TIMEOUT, PROMOTE_TIMEOUT, Policy, SWITCH_TIMEOUT, Strategy,
 };
 use super::releases::Former;
-use super::{Action, Generation, Outbox, Phase, Purpose, Request, Role, Scaled, Service, Step, Upgrade};
+use super::{Action, Generation, Outbox, Phase, Purpose, Request, Role, Service, Step, Upgrade};
 
 impl Service {
     // ---- the release ----------------------------------------------------------------------------------------------
@@ -62,14 +62,16 @@ impl Service {
             self.give_up(now, Verdict::Refused, reason, out);
             return self.let_go(release, out);
         }
-        Scaled::apply(&mut self.scaled, &mut policy);
+        let configured = policy.instances;
+        policy.instances = self.instances_for(configured);
         let Some(upgrade) = &mut self.upgrade else { return };
         let number = self.next;
         self.next = Number(number.0 + 1);
         upgrade.phase = Phase::Candidate(number);
         let lineage = upgrade.lineage.unwrap_or(number);
         let hooked = policy.hooks.has(Hook::BeforeStart);
-        self.generations.insert(number, Generation::new(number, lineage, release, policy, upgrade.id));
+        let candidate = Generation::new(number, lineage, release, policy, upgrade.id);
+        self.generations.insert(number, Generation { configured: Some(configured), ..candidate });
         self.hold_new_listeners(out);
         if hooked { self.await_hook(now, number, Hook::BeforeStart, out) } else { self.launch(now, number, out) }
     }
@@ -279,6 +281,7 @@ impl Service {
         self.supersede(now, id, out);
         let Some(old) = old else { return self.upgraded(now, id, out) };
         let Some(generation) = self.generations.get_mut(&old) else { return self.upgraded(now, id, out) };
+        self.scale_as_wanted(now, number, out);
         generation.upgrade = Some(id);
         if let Some(span) = standby.filter(|_| generation.is_up()) {
             generation.role = Role::Standby { until: now.after(span) };

@@ -430,6 +430,28 @@ fn a_switch_back_that_fails_leaves_it_standing_by() {
     assert!(matches!(b.role(1), Some(Role::Standby { .. })));
 }
 
+/// What was scaled meanwhile stays so.
+#[test]
+fn a_standby_has_as_many_instances_as_are_wanted_by_now() {
+    let mut b = switched();
+    assert_eq!(b.core.scale(b.now, b.service, 3), Ok(Generation(2)));
+    b.ready(2, 2);
+    b.ready(2, 3);
+    b.actions();
+    let _ = b.core.rollback(b.now, b.service, None);
+    b.weights_set();
+    let wanted = b.actions();
+    for action in ["prepare 1.2 r1", "prepare 1.3 r1"] {
+        assert!(wanted.contains(&action.to_owned()), "{wanted:?}");
+    }
+    assert_eq!(b.core.services()[&b.service].desired(), 3);
+    b.ready(1, 2);
+    assert_eq!(
+        b.routes().iter().map(|(generation, share, slots)| (*generation, *share, slots.len())).next(),
+        Some((1, 100, 2))
+    );
+}
+
 #[test]
 fn the_next_upgrade_ends_what_stands_by() {
     let mut b = switched();
@@ -579,6 +601,13 @@ fn one_that_fails_its_checks_is_replaced_by_policy() {
     b.wants(&["stop 1.1"]);
     assert_eq!(b.routes(), [(1, 100, vec![1])]);
     b.ends(1, 1, Exit::Code(0));
+    // One that fails changes nothing.
+    let _ = b.core.abort(b.now, b.service);
+    b.policy.instances = 2;
+    let _ = b.request(Kind::Reload);
+    b.actions();
+    b.pinned(3);
+    b.wants(&["prepare 3.1 r3", "prepare 3.2 r3", "prepare 3.3 r3"]);
     b.wants(&["sweep 1.1"]);
     let Step::Retrying { reason, .. } = b.last_step() else { panic!("{:?}", b.last_step()) };
     assert_eq!(reason.to_string(), "its health checks failed: GET /healthz: 500");
