@@ -472,7 +472,9 @@ impl Supervisor {
             step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
             hint: match &reason {
-                Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
+                Some(Reason::Overwritten(_) | Reason::NothingKept | Reason::ServesAlready(_)) => {
+                    Some(self.kept_sentence(service))
+                }
                 reason => reason.as_ref().and_then(story::hint),
             },
             output: words.lines,

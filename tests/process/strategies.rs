@@ -361,6 +361,32 @@ impl Zdsup {
 }
 
 /// Rather nothing at all than some of them, and no descriptors for anything else.
+
+/// Two that are asked for during an upgrade go back to what served, and no further, whatever becomes of that.
+#[test]
+fn a_rollback_that_waits_goes_back_to_what_served() {
+    let mut z = Zdsup::serving(&["serve", "--lame-duck", "300"]);
+    z.upgrade();
+    z.settled(2);
+    z.release(&["never-ready"]);
+    thread::scope(|scope| {
+        let z = &z;
+        let reload = scope.spawn(|| z.reload(&[]));
+        z.wait_for("the candidate", |status| generation(status, 3).is_some());
+        let rollbacks = [&["--to", "2"][..], &[]].map(|more| scope.spawn(move || z.rollback(more)));
+        for upgrade in [4, 5] {
+            z.supervisor.wait_for_log(&format!("requested during an upgrade: it is the next upgrade={upgrade}"));
+        }
+        assert!(z.supervisor.run(&["abort"]).status.success());
+        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(2);
+        for rollback in rollbacks {
+            let rollback = rollback.join().expect("it does not panic");
+            assert_eq!(rollback.is(Verdict::Refused).because("generation 2 serves already").code, 5);
+        }
+    });
+    z.settled(2);
+    z.end();
+}
 #[test]
 fn more_than_there_are_descriptors_for() {
     let z = three(&[]);

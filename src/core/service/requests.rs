@@ -20,7 +20,7 @@ impl Service {
         let same = |other: &&Request| !other.of_sequence && (other.kind, other.to) == (request.kind, request.to);
         match self.queue.iter().find(same).filter(|_| !self.is_idle()) {
             Some(queued) => Ok(Admission::Joined(queued.id)),
-            None => self.enqueue(now, request, out),
+            None => self.enqueue(now, Request { back_to: self.meant_to_go_back_to(request), ..request }, out),
         }
     }
 
@@ -111,7 +111,9 @@ impl Service {
     /// Whether there is something to go back to.
     pub(in crate::core) fn check_rollback(&self, to: Option<Number>) -> Result<(), Refusal> {
         match (to, self.serving().map(|generation| generation.number)) {
-            (Some(to), Some(serving)) if to == serving && self.upgrade.is_none() => Err(Refusal::Serves(to)),
+            // Something else may serve when its turn comes.
+            (Some(to), Some(serving)) if to == serving && self.upgrade.is_some() => Ok(()),
+            (Some(to), Some(serving)) if to == serving => Err(Refusal::Serves(to)),
             (Some(_), _) if self.kept_release(to).is_none() => Err(Refusal::NotKept(to)),
             (None, _) if self.upgrade.is_none() && self.kept_release(None).is_none() => Err(Refusal::NotKept(None)),
             _ => Ok(()),

@@ -13,7 +13,7 @@ impl Service {
     // ---- the release ----------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
-        let (service, Request { id, kind, to, together, .. }) = (self.id, request);
+        let (service, Request { id, kind, together, .. }) = (self.id, request);
         self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
@@ -23,11 +23,14 @@ impl Service {
                 Some((release, _)) => (Some(*release), self.kept.last().map(|kept| kept.lineage)),
                 None => return out.push(refused(Reason::NothingPinned)),
             },
-            Kind::Rollback => match self.former(to) {
-                Some(Former::Release { release, lineage }) => (Some(release), Some(lineage)),
-                Some(Former::Standby(number)) => return self.begin_switch_back(now, request, number, out),
-                None => return out.push(refused(Reason::NothingKept)),
-            },
+            Kind::Rollback => {
+                let to = request.to.or(request.back_to);
+                match self.former(to) {
+                    Some(Former::Release { release, lineage }) => (Some(release), Some(lineage)),
+                    Some(Former::Standby(number)) => return self.begin_switch_back(now, request, number, out),
+                    None => return out.push(refused(self.no_way_back(to))),
+                }
+            }
         };
         let phase = Phase::Pinning { deadline: now.after(PIN_TIMEOUT) };
         self.upgrade = Some(Upgrade { lineage, again, together, ..Upgrade::new(id, kind, phase) });
@@ -39,7 +42,8 @@ impl Service {
     /// A rollback to a generation that stands by: all there is to do is the switch.
     fn begin_switch_back(&mut self, now: Time, request: Request, number: Number, out: &mut Outbox) {
         let Request { id, kind, .. } = request;
-        self.upgrade = Some(Upgrade::new(id, kind, Phase::Candidate(number)));
+        let lineage = self.generations.get(&number).map(|generation| generation.lineage);
+        self.upgrade = Some(Upgrade { lineage, ..Upgrade::new(id, kind, Phase::Candidate(number)) });
         if let Some(generation) = self.generations.get_mut(&number) {
             generation.upgrade = Some(id);
             if let Role::Standby { until } = generation.role {
@@ -277,11 +281,11 @@ impl Service {
             | Strategy::StopStart => None,
         };
         out.push(Action::Progress { service: self.id, upgrade: Some(id), step: Step::Serving { generation: number } });
+        self.scale_as_wanted(now, number, out);
         self.pin(number, out);
         self.supersede(now, id, out);
         let Some(old) = old else { return self.upgraded(now, id, out) };
         let Some(generation) = self.generations.get_mut(&old) else { return self.upgraded(now, id, out) };
-        self.scale_as_wanted(now, number, out);
         generation.upgrade = Some(id);
         if let Some(span) = standby.filter(|_| generation.is_up()) {
             generation.role = Role::Standby { until: now.after(span) };
