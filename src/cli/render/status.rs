@@ -103,6 +103,13 @@ pub(super) fn strength(service: &ServiceStatus, style: Style) -> String {
 /// What may be gone back to.
 pub(super) fn kept(service: &ServiceStatus) -> String {
     let kept = service.kept.iter().map(|kept| {
+/// That new connections are made to wait.
+pub(super) fn paused(service: &ServiceStatus, style: Style) -> String {
+    let Some(left) = service.paused.map(span) else { return String::new() };
+    let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {}` ends it", service.name);
+    format!("  {}\n", style.bad(&line))
+}
+
         let at_once = if kept.standby.is_some() { " (at once)" } else { "" };
         format!("{}@{}{at_once}", service.name, kept.generation)
     });
@@ -133,11 +140,7 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
     if let Some(detail) = &service.detail {
         out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
-    if let Some(left) = service.paused {
-        let (left, name) = (span(left), &service.name);
-        let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {name}` ends it");
-        out.push_str(&format!("  {}\n", style.bad(&line)));
-    }
+    out.push_str(&paused(service, style));
     if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
         let heading = format!("the last output of {}@{}", service.name, clean(instance));
         let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES)..];

@@ -149,9 +149,10 @@ fn happened(name: &str, message: &str, verdict: Option<VerdictStatus>) -> Upgrad
 fn a_pause_is_shouted() {
     let mut paused = whole();
     paused.services[0].paused = Some(12.3);
-    let text = status(&paused, 1_013.75, PLAIN);
-    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for text in [status(&paused, 1_013.75, PLAIN), watch(&paused, &mut Peaks::default(), 1_013.75, PLAIN)] {
+        assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 }
 
 #[test]
