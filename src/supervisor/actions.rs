@@ -366,6 +366,8 @@ impl Supervisor {
             Step::Spawned { instance }
             | Step::Stopping { instance }
             | Step::Aborting { instance, .. }
+            | Step::Unhealthy { instance, .. }
+            | Step::Healthy { instance }
             | Step::Overdue { instance }
             | Step::Undead { instance } => {
                 self.processes.get(instance).and_then(|process| u32::try_from(process.pid.as_raw()).ok())
