@@ -648,8 +648,7 @@ impl Supervisor {
 
     /// The generation that answers new connections.
     pub(super) fn serving(&self, service: ServiceId) -> Option<Generation> {
-        let serving = self.core.services().get(&service)?.serving()?;
-        serving.is_up().then_some(serving.number)
+        Some(self.core.services().get(&service)?.answering()?.number)
     }
 
     /// A service is no more: its listeners are closed as soon as nothing else holds them.

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{GenerationState, InstanceState, ServiceStatus, Status, UpgradeAccepted, Verdict};
+use zdsup::control::types::{
+    GenerationState, InstanceState, ServiceState, ServiceStatus, Status, UpgradeAccepted, Verdict,
+};
 
 use crate::support::supervisor::{Reload, generation};
 use crate::support::{Load, Place, Setup, Zdsup, client, eventually, process, skip};
@@ -123,6 +125,39 @@ fn rolling_replaces_a_few_at_a_time() {
         load.unharmed();
         z.end();
     }
+}
+
+/// Where the last of the old instances has gone and the last of the new one is not there yet, the others serve, and nothing
+/// is said to be down.
+#[test]
+fn what_replaces_piece_by_piece_is_what_serves() {
+    let mut z = three(&[]);
+    z.configure(|setup| setup.upgrade = rolling(PACES[1]));
+    let gate = z.place.join("gate").display().to_string();
+    z.release(&["later", "--from", "3", "--then", "serve", "--gate", &gate]);
+    let load = Load::start(&z.target());
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| z.reload(&[]));
+        let status = z.wait_for("two of the new serve, and none of the old", |status| {
+            let ready = |number| generation(status, number).map_or(0, |one| one.ready);
+            (ready(1), ready(2)) == (0, 2)
+        });
+        let service = &status.services[0];
+        assert_eq!((service.state, service.serving), (ServiceState::Upgrading, Some(2)));
+        assert_eq!(generation(&status, 1).map(|one| one.state), Some(GenerationState::Draining));
+        let metrics =
+            client::control(&z.supervisor.control_socket(), "GET", "/metrics", None).expect("it answers").body;
+        for sample in ["service_state{service=\"web\",state=\"upgrading\"} 1", "instances_ready{service=\"web\"} 2"] {
+            assert!(metrics.contains(&format!("\nzdsup_{sample}\n")), "{sample}: {metrics}");
+        }
+        let aborted = z.supervisor.run(&["abort"]);
+        let said = String::from_utf8_lossy(&aborted.stderr).into_owned();
+        assert!(said.contains("is given up; its verdict falls when web@1 is back"), "{said}");
+        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(1);
+    });
+    all_serve(&z, 1);
+    load.unharmed();
+    z.end();
 }
 
 /// A release that is no good, and what the reload must say.

@@ -93,16 +93,16 @@ pub(super) fn strength(service: &ServiceStatus, style: Style) -> String {
         let scaled = format!("scaled to {}; its config says {configured}", count(service.instances.into(), "instance"));
         out.push_str(&format!("  {}\n", style.faint(&scaled)));
     }
-    let serving = service.generations.iter().find(|one| one.state == GenerationState::Serving);
-    if let Some(GenerationStatus { ready, desired, .. }) = serving.filter(|one| one.ready < one.desired) {
+    // Those that replace others piece by piece serve beside them.
+    let together = [GenerationState::Serving, GenerationState::Rolling, GenerationState::Retreating];
+    let serving: Vec<_> = service.generations.iter().filter(|one| together.contains(&one.state)).collect();
+    let (ready, desired) = (serving.iter().map(|one| one.ready).sum::<u32>(), service.instances);
+    if !serving.is_empty() && ready < desired {
         out.push_str(&format!("  {}\n", style.unsure(&format!("{ready} of {desired} instances ready"))));
     }
     out
 }
 
-/// What may be gone back to.
-pub(super) fn kept(service: &ServiceStatus) -> String {
-    let kept = service.kept.iter().map(|kept| {
 /// That new connections are made to wait.
 pub(super) fn paused(service: &ServiceStatus, style: Style) -> String {
     let Some(left) = service.paused.map(span) else { return String::new() };
@@ -110,6 +110,9 @@ pub(super) fn paused(service: &ServiceStatus, style: Style) -> String {
     format!("  {}\n", style.bad(&line))
 }
 
+/// What may be gone back to.
+pub(super) fn kept(service: &ServiceStatus) -> String {
+    let kept = service.kept.iter().map(|kept| {
         let at_once = if kept.standby.is_some() { " (at once)" } else { "" };
         format!("{}@{}{at_once}", service.name, kept.generation)
     });
