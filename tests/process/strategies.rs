@@ -171,7 +171,7 @@ struct Bad {
     at_once: bool,
 }
 
-const BAD: [Bad; 5] = [
+const BAD: [Bad; 7] = [
     Bad {
         words: &["never-ready"],
         settings: |setup| setup.ready = vec!["timeout = \"1s\"".into()],
@@ -180,6 +180,17 @@ const BAD: [Bad; 5] = [
         at_once: true,
     },
     Bad { words: &["exits"], settings: |_| {}, reason: "exit status 1", says: "cannot read", at_once: true },
+    Bad { words: &["segfault"], settings: |_| {}, reason: "SIGSEGV", says: "", at_once: true },
+    Bad {
+        words: &["serve", "--lame-duck", "300"],
+        settings: |setup| {
+            setup.ready = vec!["timeout = \"1s\"".into()];
+            setup.health = vec!["exec = [\"/bin/false\"]".into()];
+        },
+        reason: "its health checks did not pass in 1 s",
+        says: "",
+        at_once: true,
+    },
     Bad {
         words: &["ready-then-dies", "--after", "100"],
         settings: |setup| setup.upgrade.push("soak = \"20s\"".into()),
@@ -351,6 +362,32 @@ fn a_rollback_runs_what_ran_even_if_its_file_was_replaced() {
     z.end();
 }
 
+/// Two that are asked for during an upgrade go back to what served, and no further, whatever becomes of that.
+#[test]
+fn a_rollback_that_waits_goes_back_to_what_served() {
+    let mut z = Zdsup::serving(&["serve", "--lame-duck", "300"]);
+    z.upgrade();
+    z.settled(2);
+    z.release(&["never-ready"]);
+    thread::scope(|scope| {
+        let z = &z;
+        let reload = scope.spawn(|| z.reload(&[]));
+        z.wait_for("the candidate", |status| generation(status, 3).is_some());
+        let rollbacks = [&["--to", "2"][..], &[]].map(|more| scope.spawn(move || z.rollback(more)));
+        for upgrade in [4, 5] {
+            z.supervisor.wait_for_log(&format!("requested during an upgrade: it is the next upgrade={upgrade}"));
+        }
+        assert!(z.supervisor.run(&["abort"]).status.success());
+        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(2);
+        for rollback in rollbacks {
+            let rollback = rollback.join().expect("it does not panic");
+            assert_eq!(rollback.is(Verdict::Refused).because("generation 2 serves already").code, 5);
+        }
+    });
+    z.settled(2);
+    z.end();
+}
+
 #[test]
 fn a_rollback_to_what_was_overwritten_is_refused() {
     let mut z = deployed();
@@ -396,32 +433,6 @@ impl Zdsup {
 }
 
 /// Rather nothing at all than some of them, and no descriptors for anything else.
-
-/// Two that are asked for during an upgrade go back to what served, and no further, whatever becomes of that.
-#[test]
-fn a_rollback_that_waits_goes_back_to_what_served() {
-    let mut z = Zdsup::serving(&["serve", "--lame-duck", "300"]);
-    z.upgrade();
-    z.settled(2);
-    z.release(&["never-ready"]);
-    thread::scope(|scope| {
-        let z = &z;
-        let reload = scope.spawn(|| z.reload(&[]));
-        z.wait_for("the candidate", |status| generation(status, 3).is_some());
-        let rollbacks = [&["--to", "2"][..], &[]].map(|more| scope.spawn(move || z.rollback(more)));
-        for upgrade in [4, 5] {
-            z.supervisor.wait_for_log(&format!("requested during an upgrade: it is the next upgrade={upgrade}"));
-        }
-        assert!(z.supervisor.run(&["abort"]).status.success());
-        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(2);
-        for rollback in rollbacks {
-            let rollback = rollback.join().expect("it does not panic");
-            assert_eq!(rollback.is(Verdict::Refused).because("generation 2 serves already").code, 5);
-        }
-    });
-    z.settled(2);
-    z.end();
-}
 #[test]
 fn more_than_there_are_descriptors_for() {
     let z = three(&[]);
