@@ -221,7 +221,8 @@ fn generation(
         desired: u32::try_from(generation.seats.len()).unwrap_or(u32::MAX),
         ready: generation.available(),
         standby: standby(generation, now),
-        connections: None,
+        // Without a process there are none.
+        connections: generation.instances.is_empty().then_some(0),
         instances,
     }
 }
@@ -240,6 +241,9 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
     let mut notes = process.map(|process| process.notes.clone()).unwrap_or_default();
     if instance.said_stopping {
         notes.push("it says that it is stopping".into());
+    }
+    if instance.relief {
+        notes.push("it takes the connections that wait where no process is left, then it stops".into());
     }
     let health = health(instance, process);
     let failure =
