@@ -57,7 +57,7 @@ fn what_a_service_says_keeps_nothing_that_happens_off_the_record() {
     let record = ledger.record(ID).unwrap();
     assert_eq!(record.rollback, Some(2.0));
     let names: Vec<&str> = record.phases.iter().map(|phase| phase.name.as_str()).collect();
-    assert_eq!(names, ["pinning", "starting", "ready", "weighted", "draining", "returning"]);
+    assert_eq!(names, ["pinning", "starting", "ready", "weighted", "weighted", "draining", "returning"]);
     // What remains takes long to be gone, and is as talkative.
     for second in 1003..2000 {
         ledger.tell(ID, at(second), news("overdue", Some(2)));
