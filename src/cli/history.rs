@@ -67,7 +67,9 @@ pub(super) fn run(global: &Global, args: &HistoryArgs) -> Result<Exit, Failure> 
     )?;
     if let (Some(generation), true) = (generation, page.upgrades.is_empty()) {
         let failure = Failure::new(Exit::Usage, format!("the history knows no generation {generation}"));
-        return Err(failure.hint(Some("`zdsup history` lists those that it knows")));
+        return Err(failure.hint(Some(
+            "`zdsup history` lists those that it knows; where a probe asks, an upgrade is on record some seconds after its verdict",
+        )));
     }
     if args.json {
         let json = serde_json::to_string_pretty(&page);

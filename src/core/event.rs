@@ -462,6 +462,8 @@ pub enum Reason {
     NothingPinned,
     /// There is no release to go back to.
     NothingKept,
+    /// What was to be gone back to serves.
+    ServesAlready(Generation),
     /// The supervisor died again and again as it took the upgrade over.
     Poisoned {
         /// How often in a row.
@@ -527,6 +529,7 @@ impl fmt::Display for Reason {
             Self::NeverServed => f.write_str("it is new, and has never served"),
             Self::NothingPinned => f.write_str("there is no release to restart: the service has never started"),
             Self::NothingKept => f.write_str("there is no release to go back to"),
+            Self::ServesAlready(generation) => write!(f, "generation {generation} serves already"),
             Self::Poisoned { deaths } => write!(f, "the supervisor died {deaths} times in a row as it went on with it"),
         }
     }

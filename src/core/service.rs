@@ -134,6 +134,9 @@ pub struct Request {
     pub kind: Kind,
     /// For [`Kind::Rollback`]: the generation to go back to; the one before without it.
     pub to: Option<Number>,
+    /// For one that does not say and waits for an upgrade: what it means, whatever becomes of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) back_to: Option<Number>,
     /// It is one of a sequence, which nobody else shares.
     #[serde(default)]
     pub(super) of_sequence: bool,
@@ -144,7 +147,7 @@ pub struct Request {
 
 impl Request {
     pub(super) fn new(id: UpgradeId, kind: Kind, to: Option<Number>) -> Self {
-        Self { id, kind, to, of_sequence: false, together: false }
+        Self { id, kind, to, back_to: None, of_sequence: false, together: false }
     }
 }
 

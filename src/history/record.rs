@@ -53,8 +53,8 @@ pub struct UpgradeRecord {
     /// What it went through until its verdict, in order.
     #[serde(default)]
     pub phases: Vec<PhaseRecord>,
-    /// How long the traffic took to be back at a release that is well, where that was the matter: for a rollback all of
-    /// it, for the verdict `rolled-back` from what went wrong on; none where that is not known. Seconds.
+    /// How long the traffic took to be back at a release that is well, where that was the matter: for a rollback from its
+    /// beginning on, for the verdict `rolled-back` from what went wrong on; none where that is not known. Seconds.
     #[serde(default)]
     pub rollback: Option<f64>,
     /// How long the generation that it ended took to be gone; none as long as it is not. Seconds.

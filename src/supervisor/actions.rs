@@ -369,6 +369,8 @@ impl Supervisor {
             Step::Spawned { instance }
             | Step::Stopping { instance }
             | Step::Aborting { instance, .. }
+            | Step::Unhealthy { instance, .. }
+            | Step::Healthy { instance }
             | Step::Overdue { instance }
             | Step::Undead { instance } => {
                 self.processes.get(instance).and_then(|process| u32::try_from(process.pid.as_raw()).ok())
@@ -475,7 +477,9 @@ impl Supervisor {
             step: self.ledger.stage_of(upgrade).to_owned(),
             reason: why.clone(),
             hint: match &reason {
-                Some(Reason::Overwritten(_) | Reason::NothingKept) => Some(self.kept_sentence(service)),
+                Some(Reason::Overwritten(_) | Reason::NothingKept | Reason::ServesAlready(_)) => {
+                    Some(self.kept_sentence(service))
+                }
                 reason => reason.as_ref().and_then(story::hint),
             },
             output: words.lines,
@@ -647,8 +651,7 @@ impl Supervisor {
 
     /// The generation that answers new connections.
     pub(super) fn serving(&self, service: ServiceId) -> Option<Generation> {
-        let serving = self.core.services().get(&service)?.serving()?;
-        serving.is_up().then_some(serving.number)
+        Some(self.core.services().get(&service)?.answering()?.number)
     }
 
     /// A service is no more: its listeners are closed as soon as nothing else holds them.

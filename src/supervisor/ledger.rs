@@ -396,7 +396,9 @@ impl Record {
         let rollback = if verdict.verdict == Verdict::RolledBack {
             story::rollback(moments(), status.generation, duration)
         } else {
-            Some(duration).filter(|_| status.kind == Kind::Rollback && verdict.verdict == Verdict::Upgraded)
+            let back = status.kind == Kind::Rollback && verdict.verdict == Verdict::Upgraded;
+            let serving = moments().find(|moment| moment.event == "serving").map_or(duration, |moment| moment.at);
+            Some(serving).filter(|_| back)
         };
         let began = self.events.iter().find(|event| event.event == "pinning");
         Some(UpgradeRecord {
@@ -480,7 +482,7 @@ impl Event {
 
     /// Whether what comes later is measured from it, or somebody waits for it.
     fn is_kept(&self) -> bool {
-        self.concludes || matches!(&*self.event, "pinning" | "draining" | "drained")
+        self.concludes || matches!(&*self.event, "pinning" | "serving" | "draining" | "drained")
     }
 }
 

@@ -238,7 +238,6 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
     Some((file.dev(), file.ino()))
 }
 
-/// The directory, and that of the notify sockets, with the modes that they should have.
 /// Whether there is no such directory yet. One that everybody may write to, such as /tmp, is refused: its mode is not
 /// ours to change, nor is what lies in it.
 fn is_to_be_made(path: &Path) -> Result<bool, StartError> {
@@ -248,6 +247,7 @@ fn is_to_be_made(path: &Path) -> Result<bool, StartError> {
     Ok(!path.exists())
 }
 
+/// The directory, and that of the notify sockets, with the modes that they should have.
 fn make(path: &Path) -> Result<(), StartError> {
     let failed = |error: io::Error| StartError::directory(path, &error);
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {

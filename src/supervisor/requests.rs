@@ -202,9 +202,15 @@ impl Supervisor {
         let upgrade = self.core.abort(now, service).map_err(|refusal| self.refused(service, refusal))?;
         let name = self.name_of(service);
         tracing::warn!(service = name, upgrade = upgrade.0, "aborted by user {uid}");
-        let message = match self.serving(service) {
-            Some(serving) => format!("upgrade #{upgrade} of {name} is aborted; {name}@{serving} is still serving"),
-            None => format!("upgrade #{upgrade} of {name} is aborted; nothing is serving"),
+        let returns = self.core.services().get(&service).and_then(core::service::Service::returning);
+        let message = match (returns, self.serving(service)) {
+            (Some(back), _) => {
+                format!("upgrade #{upgrade} of {name} is given up; its verdict falls when {name}@{back} is back")
+            }
+            (None, Some(serving)) => {
+                format!("upgrade #{upgrade} of {name} is aborted; {name}@{serving} is still serving")
+            }
+            (None, None) => format!("upgrade #{upgrade} of {name} is aborted; nothing is serving"),
         };
         Ok(Done { message })
     }

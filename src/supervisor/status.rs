@@ -60,7 +60,9 @@ pub(super) fn service(
     let weights = if is_divided(service, traffic) { service.weights() } else { Vec::new() };
     let generation = |one: &Generation| {
         let weight = weights.iter().find(|(number, _)| *number == one.number).map(|(_, weight)| *weight);
-        GenerationStatus { weight, ..generation(one, processes, executable(one.release), now) }
+        let status = generation(one, processes, executable(one.release), now);
+        let state = if service.is_replaced(one) { GenerationState::Draining } else { status.state };
+        GenerationStatus { weight, state, ..status }
     };
     let kept = service.kept().map(|kept| KeptStatus {
         generation: kept.generation.0,
@@ -72,7 +74,7 @@ pub(super) fn service(
         state: state(service),
         detail: serving.and_then(|generation| detail(generation, shell.name, now)),
         last_output: None,
-        serving: serving.filter(|generation| generation.is_up()).map(|generation| generation.number.0),
+        serving: service.answering().map(|generation| generation.number.0),
         upgrade: None,
         queued: Vec::new(),
         last_upgrade: None,
@@ -152,13 +154,12 @@ pub(super) fn subjects(
 }
 
 fn state(service: &Service) -> ServiceState {
-    let serving = service.serving();
     match service.purpose {
         Purpose::Stop => ServiceState::Stopping,
         Purpose::Stopped => ServiceState::Stopped,
-        Purpose::Run => match serving {
-            Some(generation) if generation.is_up() && service.upgrade.is_some() => ServiceState::Upgrading,
-            Some(generation) if generation.is_up() => ServiceState::Serving,
+        Purpose::Run => match service.serving() {
+            Some(_) if service.answering().is_some() && service.upgrade.is_some() => ServiceState::Upgrading,
+            Some(_) if service.answering().is_some() => ServiceState::Serving,
             Some(generation) if generation.is_given_up() => ServiceState::Failed,
             Some(_) => ServiceState::BackingOff,
             None if service.is_down() => ServiceState::Failed,
@@ -221,7 +222,8 @@ fn generation(
         desired: u32::try_from(generation.seats.len()).unwrap_or(u32::MAX),
         ready: generation.available(),
         standby: standby(generation, now),
-        connections: None,
+        // Without a process there are none.
+        connections: generation.instances.is_empty().then_some(0),
         instances,
     }
 }
@@ -240,6 +242,9 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
     let mut notes = process.map(|process| process.notes.clone()).unwrap_or_default();
     if instance.said_stopping {
         notes.push("it says that it is stopping".into());
+    }
+    if instance.relief {
+        notes.push("it takes the connections that wait where no process is left, then it stops".into());
     }
     let health = health(instance, process);
     let failure =

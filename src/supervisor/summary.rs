@@ -44,8 +44,8 @@ impl Supervisor {
                     Role::Retreating => "given up, being replaced".into(),
                     Role::Serving if generation.is_up() => "serving".into(),
                     Role::Serving if generation.is_given_up() => "FAILED, given up".into(),
-                    Role::Serving => "down, being restarted".into(),
-                    Role::Draining | Role::Ending => {
+                    Role::Serving if !service.is_replaced(generation) => "down, being restarted".into(),
+                    Role::Serving | Role::Draining | Role::Ending => {
                         let left = generation.instances.values().filter_map(|instance| instance.deadline()).max();
                         let left = left.filter(|at| *at != Time(u64::MAX)).map(|at| spoken(at.since(now)));
                         let connections = counted

@@ -150,7 +150,8 @@ fn one_that_fails_while_it_serves_is_started_again() {
     });
     let old = pid(&z.status(), 1);
     set(&z, 1, "500");
-    z.supervisor.wait_for_log("its health checks failed: GET /healthz: 500 Internal Server Error");
+    z.supervisor
+        .wait_for_log(&format!("process {old}: its health checks failed: GET /healthz: 500 Internal Server Error"));
     z.wait_for("another process is started", |status| instance(status, 1).is_some_and(|one| one.pid != Some(old)));
     // The next one is no better, until it is.
     set(&z, 1, "");

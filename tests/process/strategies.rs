@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use nix::sys::signal::Signal;
-use zdsup::control::types::{GenerationState, InstanceState, ServiceStatus, Status, UpgradeAccepted, Verdict};
+use zdsup::control::types::{
+    GenerationState, InstanceState, ServiceState, ServiceStatus, Status, UpgradeAccepted, Verdict,
+};
 
 use crate::support::supervisor::{Reload, generation};
 use crate::support::{Load, Place, Setup, Zdsup, client, eventually, process, skip};
@@ -125,6 +127,39 @@ fn rolling_replaces_a_few_at_a_time() {
     }
 }
 
+/// Where the last of the old instances has gone and the last of the new one is not there yet, the others serve, and nothing
+/// is said to be down.
+#[test]
+fn what_replaces_piece_by_piece_is_what_serves() {
+    let mut z = three(&[]);
+    z.configure(|setup| setup.upgrade = rolling(PACES[1]));
+    let gate = z.place.join("gate").display().to_string();
+    z.release(&["later", "--from", "3", "--then", "serve", "--gate", &gate]);
+    let load = Load::start(&z.target());
+    thread::scope(|scope| {
+        let reload = scope.spawn(|| z.reload(&[]));
+        let status = z.wait_for("two of the new serve, and none of the old", |status| {
+            let ready = |number| generation(status, number).map_or(0, |one| one.ready);
+            (ready(1), ready(2)) == (0, 2)
+        });
+        let service = &status.services[0];
+        assert_eq!((service.state, service.serving), (ServiceState::Upgrading, Some(2)));
+        assert_eq!(generation(&status, 1).map(|one| one.state), Some(GenerationState::Draining));
+        let metrics =
+            client::control(&z.supervisor.control_socket(), "GET", "/metrics", None).expect("it answers").body;
+        for sample in ["service_state{service=\"web\",state=\"upgrading\"} 1", "instances_ready{service=\"web\"} 2"] {
+            assert!(metrics.contains(&format!("\nzdsup_{sample}\n")), "{sample}: {metrics}");
+        }
+        let aborted = z.supervisor.run(&["abort"]);
+        let said = String::from_utf8_lossy(&aborted.stderr).into_owned();
+        assert!(said.contains("is given up; its verdict falls when web@1 is back"), "{said}");
+        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(1);
+    });
+    all_serve(&z, 1);
+    load.unharmed();
+    z.end();
+}
+
 /// A release that is no good, and what the reload must say.
 struct Bad {
     words: &'static [&'static str],
@@ -136,7 +171,7 @@ struct Bad {
     at_once: bool,
 }
 
-const BAD: [Bad; 5] = [
+const BAD: [Bad; 7] = [
     Bad {
         words: &["never-ready"],
         settings: |setup| setup.ready = vec!["timeout = \"1s\"".into()],
@@ -145,6 +180,17 @@ const BAD: [Bad; 5] = [
         at_once: true,
     },
     Bad { words: &["exits"], settings: |_| {}, reason: "exit status 1", says: "cannot read", at_once: true },
+    Bad { words: &["segfault"], settings: |_| {}, reason: "SIGSEGV", says: "", at_once: true },
+    Bad {
+        words: &["serve", "--lame-duck", "300"],
+        settings: |setup| {
+            setup.ready = vec!["timeout = \"1s\"".into()];
+            setup.health = vec!["exec = [\"/bin/false\"]".into()];
+        },
+        reason: "its health checks did not pass in 1 s",
+        says: "",
+        at_once: true,
+    },
     Bad {
         words: &["ready-then-dies", "--after", "100"],
         settings: |setup| setup.upgrade.push("soak = \"20s\"".into()),
@@ -313,6 +359,32 @@ fn a_rollback_runs_what_ran_even_if_its_file_was_replaced() {
     }
     assert_eq!(z.supervisor.run(&["rollback", "web", "--to", "api@1"]).status.code(), Some(2));
     load.unharmed();
+    z.end();
+}
+
+/// Two that are asked for during an upgrade go back to what served, and no further, whatever becomes of that.
+#[test]
+fn a_rollback_that_waits_goes_back_to_what_served() {
+    let mut z = Zdsup::serving(&["serve", "--lame-duck", "300"]);
+    z.upgrade();
+    z.settled(2);
+    z.release(&["never-ready"]);
+    thread::scope(|scope| {
+        let z = &z;
+        let reload = scope.spawn(|| z.reload(&[]));
+        z.wait_for("the candidate", |status| generation(status, 3).is_some());
+        let rollbacks = [&["--to", "2"][..], &[]].map(|more| scope.spawn(move || z.rollback(more)));
+        for upgrade in [4, 5] {
+            z.supervisor.wait_for_log(&format!("requested during an upgrade: it is the next upgrade={upgrade}"));
+        }
+        assert!(z.supervisor.run(&["abort"]).status.success());
+        reload.join().expect("it does not panic").is(Verdict::Aborted).still_serving(2);
+        for rollback in rollbacks {
+            let rollback = rollback.join().expect("it does not panic");
+            assert_eq!(rollback.is(Verdict::Refused).because("generation 2 serves already").code, 5);
+        }
+    });
+    z.settled(2);
     z.end();
 }
 

@@ -147,9 +147,10 @@ fn drawn(record: &UpgradeRecord, style: Style) -> String {
     let mut bars: Vec<PhaseRecord> = record.phases.clone();
     // The last phase goes on behind the verdict.
     if let Some(drain) = record.drain {
-        let draining = bars.iter().rposition(|phase| phase.name == "draining");
-        let start = draining.map_or(record.duration, |at| bars.remove(at).start);
-        bars.push(PhaseRecord { name: "draining".into(), start, duration: drain });
+        match bars.iter_mut().rfind(|phase| phase.name == "draining") {
+            Some(draining) => draining.duration = drain,
+            None => bars.push(PhaseRecord { name: "draining".into(), start: record.duration, duration: drain }),
+        }
     }
     let total =
         bars.iter().map(|phase| phase.start + phase.duration).fold(record.duration, f64::max).max(f64::MIN_POSITIVE);

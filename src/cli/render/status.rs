@@ -93,11 +93,21 @@ pub(super) fn strength(service: &ServiceStatus, style: Style) -> String {
         let scaled = format!("scaled to {}; its config says {configured}", count(service.instances.into(), "instance"));
         out.push_str(&format!("  {}\n", style.faint(&scaled)));
     }
-    let serving = service.generations.iter().find(|one| one.state == GenerationState::Serving);
-    if let Some(GenerationStatus { ready, desired, .. }) = serving.filter(|one| one.ready < one.desired) {
+    // Those that replace others piece by piece serve beside them.
+    let together = [GenerationState::Serving, GenerationState::Rolling, GenerationState::Retreating];
+    let serving: Vec<_> = service.generations.iter().filter(|one| together.contains(&one.state)).collect();
+    let (ready, desired) = (serving.iter().map(|one| one.ready).sum::<u32>(), service.instances);
+    if !serving.is_empty() && ready < desired {
         out.push_str(&format!("  {}\n", style.unsure(&format!("{ready} of {desired} instances ready"))));
     }
     out
+}
+
+/// That new connections are made to wait.
+pub(super) fn paused(service: &ServiceStatus, style: Style) -> String {
+    let Some(left) = service.paused.map(span) else { return String::new() };
+    let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {}` ends it", service.name);
+    format!("  {}\n", style.bad(&line))
 }
 
 /// What may be gone back to.
@@ -146,11 +156,7 @@ pub(super) fn service(service: &ServiceStatus, now: f64, style: Style) -> String
     if let Some(detail) = &service.detail {
         out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
-    if let Some(left) = service.paused {
-        let (left, name) = (span(left), &service.name);
-        let line = format!("PAUSED: new connections wait, {left} left; `zdsup resume {name}` ends it");
-        out.push_str(&format!("  {}\n", style.bad(&line)));
-    }
+    out.push_str(&paused(service, style));
     if let Some(LastOutput { instance, lines, elsewhere }) = &service.last_output {
         let heading = format!("the last output of {}@{}", service.name, clean(instance));
         let lines = &lines[lines.len().saturating_sub(OUTPUT_LINES)..];

@@ -150,9 +150,10 @@ fn happened(name: &str, message: &str, verdict: Option<VerdictStatus>) -> Upgrad
 fn a_pause_is_shouted() {
     let mut paused = whole();
     paused.services[0].paused = Some(12.3);
-    let text = status(&paused, 1_013.75, PLAIN);
-    assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
-    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    for text in [status(&paused, 1_013.75, PLAIN), watch(&paused, &mut Peaks::default(), 1_013.75, PLAIN)] {
+        assert!(text.contains("\n  PAUSED: new connections wait, 12 s left; `zdsup resume web` ends it\n"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    }
 }
 
 #[test]
@@ -482,6 +483,13 @@ fn what_one_upgrade_went_through() {
     assert!(partial.lines().all(|line| line.chars().count() <= 80) && !partial.contains("waited to be"), "{partial}");
     let nobody = probed(ProbeSummary::default());
     assert!(nobody.contains("  clients saw nothing: nobody was asked\n"), "{nobody}");
+    // Where instances are replaced piece by piece, the old generation drains before the new one serves.
+    let phase = |name: &str, start, duration| PhaseRecord { name: name.into(), start, duration };
+    let phases = vec![phase("draining", 0.1, 0.4), phase("spawned", 0.5, 1.0), phase("serving", 1.5, 0.1)];
+    let rolling = UpgradeRecord { phases, duration: 1.6, drain: Some(5.0), ..record(4, Verdict::Upgraded) };
+    let text = timeline(&rolling, PLAIN);
+    let drawn: Vec<&str> = text.lines().skip_while(|line| !line.contains("PHASE")).skip(1).collect();
+    assert!(drawn[0].starts_with("  draining   100 ms    5.0 s") && drawn[1].starts_with("  spawned "), "{text}");
     // Whatever is on record, it can be drawn.
     let nothing = UpgradeRecord { phases: vec![], duration: 0.0, drain: None, ..record(4, Verdict::Refused) };
     assert!(timeline(&nothing, PLAIN).contains("verdict"));

@@ -7,7 +7,7 @@ use crate::control::types::{GenerationState, GenerationStatus, InstanceHealth, I
 
 use super::overview;
 use super::status::{below, generation_state, heading, instance_state, kept, last_upgrade, paint};
-use super::status::{strength, supervisor, to_come};
+use super::status::{paused, strength, supervisor, to_come};
 use super::table::Table;
 use super::units::span;
 
@@ -58,6 +58,7 @@ fn one(service: &ServiceStatus, peaks: &Peaks, now: f64, style: Style) -> String
     if let Some(detail) = &service.detail {
         out.extend(paragraph(detail, 2, style).iter().map(|line| format!("  {}\n", style.unsure(line))));
     }
+    out.push_str(&paused(service, style));
     out.push_str(&to_come(service, now));
     let mut table = Table::new(["GENERATION", "STATE", "TRAFFIC", "READY", "CONNS", "LEFT"]);
     for generation in &service.generations {

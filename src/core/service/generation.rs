@@ -20,6 +20,9 @@ pub struct Generation {
     pub release: ReleaseId,
     /// How.
     pub policy: Policy,
+    /// How many instances the config of its release says; `None` where a former version has not kept it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) configured: Option<u32>,
     /// Its part.
     pub role: Role,
     /// One a process that it is meant to have.
@@ -122,6 +125,7 @@ impl Generation {
         Self {
             number,
             release,
+            configured: Some(policy.instances),
             role: Role::Starting,
             seats: vec![seat; policy.instances.max(1) as usize],
             instances: BTreeMap::new(),

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use super::super::event::{Kind, Reason};
 use super::super::id::{Generation as Number, ReleaseId};
-use super::super::policy::Policy;
-use super::{Action, Outbox, Role, Service};
+use super::{Action, Outbox, Phase, Request, Role, Service};
 
 /// The release of a generation that has served.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,27 @@ impl Service {
             Some(generation) => Former::Standby(generation.number),
             None => Former::Release { release: kept.release, lineage: kept.lineage },
         })
+    }
+
+    /// What a rollback that names no generation means while an upgrade is in flight, by the generation that its release
+    /// was pinned for first: what served before that, or what that goes back to. So it goes no further back where the
+    /// upgrade fails, and not forth again where another rollback was quicker.
+    pub(super) fn meant_to_go_back_to(&self, request: Request) -> Option<Number> {
+        let upgrade = self.upgrade.as_ref().filter(|_| request.kind == Kind::Rollback && request.to.is_none())?;
+        match (upgrade.kind, upgrade.phase) {
+            (Kind::Reload, Phase::Pinning { .. } | Phase::Candidate(_) | Phase::Returning { .. }) => {
+                self.serving().map(|serving| serving.lineage)
+            }
+            (Kind::Rollback, _) => upgrade.lineage,
+            // The one before what serves when its turn comes.
+            (Kind::Reload, Phase::Telling { .. }) | (Kind::Start | Kind::Restart, _) => None,
+        }
+    }
+
+    /// Why there is nothing to go back to.
+    pub(super) fn no_way_back(&self, to: Option<Number>) -> Reason {
+        let meant = |serving: &&super::Generation| Some(serving.number) == to || Some(serving.lineage) == to;
+        self.serving().filter(meant).map_or(Reason::NothingKept, |serving| Reason::ServesAlready(serving.number))
     }
 
     pub(super) fn kept_release(&self, to: Option<Number>) -> Option<&Kept> {
@@ -116,11 +137,8 @@ pub struct Scaled {
 }
 
 impl Scaled {
-    /// The policy with that number, as long as the config says what it said.
-    pub(super) fn apply(scaled: &mut Option<Self>, policy: &mut Policy) {
-        match scaled {
-            Some(scaled) if scaled.configured == policy.instances => policy.instances = scaled.wanted,
-            Some(_) | None => *scaled = None,
-        }
+    /// Whether it holds where the config says so many.
+    pub(super) fn holds(self, configured: u32) -> bool {
+        self.configured == configured
     }
 }

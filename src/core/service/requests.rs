@@ -20,7 +20,7 @@ impl Service {
         let same = |other: &&Request| !other.of_sequence && (other.kind, other.to) == (request.kind, request.to);
         match self.queue.iter().find(same).filter(|_| !self.is_idle()) {
             Some(queued) => Ok(Admission::Joined(queued.id)),
-            None => self.enqueue(now, request, out),
+            None => self.enqueue(now, Request { back_to: self.meant_to_go_back_to(request), ..request }, out),
         }
     }
 
@@ -111,7 +111,9 @@ impl Service {
     /// Whether there is something to go back to.
     pub(in crate::core) fn check_rollback(&self, to: Option<Number>) -> Result<(), Refusal> {
         match (to, self.serving().map(|generation| generation.number)) {
-            (Some(to), Some(serving)) if to == serving && self.upgrade.is_none() => Err(Refusal::Serves(to)),
+            // Something else may serve when its turn comes.
+            (Some(to), Some(serving)) if to == serving && self.upgrade.is_some() => Ok(()),
+            (Some(to), Some(serving)) if to == serving => Err(Refusal::Serves(to)),
             (Some(_), _) if self.kept_release(to).is_none() => Err(Refusal::NotKept(to)),
             (None, _) if self.upgrade.is_none() && self.kept_release(None).is_none() => Err(Refusal::NotKept(None)),
             _ => Ok(()),
@@ -156,26 +158,47 @@ impl Service {
         if self.upgrade.is_some() {
             return Err(Refusal::Upgrading);
         }
-        let service = self.id;
-        let serving = self.generations.values_mut().find(|generation| generation.role == Role::Serving);
-        let serving = serving.ok_or(Refusal::NotRunning)?;
+        let serving = self.serving().ok_or(Refusal::NotRunning)?;
         let number = serving.number;
         let configured = self.scaled.map_or(serving.policy.instances, |scaled| scaled.configured);
         self.scaled = Some(Scaled { configured, wanted: instances }).filter(|_| instances != configured);
-        serving.policy.instances = instances;
+        self.resize(now, number, instances, out);
         if let Some((_, policy)) = &mut self.pinned {
             policy.instances = instances;
         }
-        let before = serving.seats.len();
-        for place in instances as usize..before {
-            serving.park(place, now, out);
+        Ok(number)
+    }
+
+    /// How many instances there are to be where the config says so many.
+    pub(super) fn instances_for(&self, configured: u32) -> u32 {
+        self.scaled.filter(|scaled| scaled.holds(configured)).map_or(configured, |scaled| scaled.wanted)
+    }
+
+    /// A generation that serves from now on has as many as are wanted by now: one that stood by has as many as it had. Where
+    /// its config says another number, nobody's choice holds any more.
+    pub(super) fn scale_as_wanted(&mut self, now: Time, number: Number, out: &mut Outbox) {
+        let Some(generation) = self.generations.get(&number) else { return };
+        let (Some(configured), has) = (generation.configured, generation.policy.instances) else { return };
+        self.scaled = self.scaled.filter(|scaled| scaled.holds(configured));
+        let wanted = self.instances_for(configured);
+        if wanted != has {
+            self.resize(now, number, wanted, out);
         }
-        serving.seats.resize(instances as usize, Seat { parked: true, ..Seat::default() });
-        out.push(Action::Progress { service, upgrade: None, step: Step::Scaled { generation: number, instances } });
+    }
+
+    fn resize(&mut self, now: Time, number: Number, instances: u32, out: &mut Outbox) {
+        let Some(generation) = self.generations.get_mut(&number) else { return };
+        let step = Step::Scaled { generation: number, instances };
+        out.push(Action::Progress { service: self.id, upgrade: None, step });
+        generation.policy.instances = instances;
+        let before = generation.seats.len();
+        for place in instances as usize..before {
+            generation.park(place, now, out);
+        }
+        generation.seats.resize(instances as usize, Seat { parked: true, ..Seat::default() });
         for place in before..instances as usize {
             self.start(now, number, place, out);
         }
-        Ok(number)
     }
 
     /// It takes no upgrades any more: what is in flight is given up, what waits is not begun, and nobody goes back to what

@@ -252,6 +252,19 @@ impl Service {
         self.upgrade.as_ref().is_some_and(|upgrade| matches!(upgrade.phase, Phase::Returning { .. }))
     }
 
+    /// Whether a generation still counts as the serving one, and another has taken all of its places.
+    #[must_use]
+    pub fn is_replaced(&self, generation: &Generation) -> bool {
+        let serves = generation.role == Role::Serving && !self.is_returning();
+        serves && generation.seats.iter().all(|seat| seat.parked)
+    }
+
+    /// The generation that comes back, where a verdict waits for it.
+    #[must_use]
+    pub fn returning(&self) -> Option<Number> {
+        self.serving().filter(|_| self.is_returning()).map(|serving| serving.number)
+    }
+
     fn verdict_on_return(&mut self, now: Time, out: &mut Outbox) {
         if !self.is_returning() {
             return;

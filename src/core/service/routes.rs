@@ -22,6 +22,18 @@ pub struct Route {
 }
 
 impl Service {
+    /// The generation that answers new connections: the one that serves; where none of its processes is left, the one
+    /// that replaces it piece by piece, or serves until it is back.
+    #[must_use]
+    pub fn answering(&self) -> Option<&Generation> {
+        let serving = self.serving()?;
+        let takes_part = |one: &&Generation| {
+            matches!(one.role, Role::Rolling { .. } | Role::Retreating) && !admitted(one).is_empty()
+        };
+        let other = || self.generations.values().rev().find(takes_part);
+        Some(serving).filter(|serving| serving.is_up()).or_else(other)
+    }
+
     /// The share of new connections of each generation, percent, oldest first.
     #[must_use]
     pub fn weights(&self) -> Vec<(Number, u32)> {

@@ -7,13 +7,13 @@ use super::super::policy::{
     FirstFailure, HOLD_TIMEOUT, KILL_TIMEOUT, PIN_TIMEOUT, PROMOTE_TIMEOUT, Policy, SWITCH_TIMEOUT, Strategy,
 };
 use super::releases::Former;
-use super::{Action, Generation, Outbox, Phase, Purpose, Request, Role, Scaled, Service, Step, Upgrade};
+use super::{Action, Generation, Outbox, Phase, Purpose, Request, Role, Service, Step, Upgrade};
 
 impl Service {
     // ---- the release ----------------------------------------------------------------------------------------------
 
     pub(super) fn begin(&mut self, now: Time, request: Request, out: &mut Outbox) {
-        let (service, Request { id, kind, to, together, .. }) = (self.id, request);
+        let (service, Request { id, kind, together, .. }) = (self.id, request);
         self.blamed = None;
         let refused =
             |reason| Action::Conclude { service, upgrade: id, verdict: Verdict::Refused, reason: Some(reason) };
@@ -23,11 +23,14 @@ impl Service {
                 Some((release, _)) => (Some(*release), self.kept.last().map(|kept| kept.lineage)),
                 None => return out.push(refused(Reason::NothingPinned)),
             },
-            Kind::Rollback => match self.former(to) {
-                Some(Former::Release { release, lineage }) => (Some(release), Some(lineage)),
-                Some(Former::Standby(number)) => return self.begin_switch_back(now, request, number, out),
-                None => return out.push(refused(Reason::NothingKept)),
-            },
+            Kind::Rollback => {
+                let to = request.to.or(request.back_to);
+                match self.former(to) {
+                    Some(Former::Release { release, lineage }) => (Some(release), Some(lineage)),
+                    Some(Former::Standby(number)) => return self.begin_switch_back(now, request, number, out),
+                    None => return out.push(refused(self.no_way_back(to))),
+                }
+            }
         };
         let phase = Phase::Pinning { deadline: now.after(PIN_TIMEOUT) };
         self.upgrade = Some(Upgrade { lineage, again, together, ..Upgrade::new(id, kind, phase) });
@@ -39,7 +42,8 @@ impl Service {
     /// A rollback to a generation that stands by: all there is to do is the switch.
     fn begin_switch_back(&mut self, now: Time, request: Request, number: Number, out: &mut Outbox) {
         let Request { id, kind, .. } = request;
-        self.upgrade = Some(Upgrade::new(id, kind, Phase::Candidate(number)));
+        let lineage = self.generations.get(&number).map(|generation| generation.lineage);
+        self.upgrade = Some(Upgrade { lineage, ..Upgrade::new(id, kind, Phase::Candidate(number)) });
         if let Some(generation) = self.generations.get_mut(&number) {
             generation.upgrade = Some(id);
             if let Role::Standby { until } = generation.role {
@@ -62,14 +66,16 @@ impl Service {
             self.give_up(now, Verdict::Refused, reason, out);
             return self.let_go(release, out);
         }
-        Scaled::apply(&mut self.scaled, &mut policy);
+        let configured = policy.instances;
+        policy.instances = self.instances_for(configured);
         let Some(upgrade) = &mut self.upgrade else { return };
         let number = self.next;
         self.next = Number(number.0 + 1);
         upgrade.phase = Phase::Candidate(number);
         let lineage = upgrade.lineage.unwrap_or(number);
         let hooked = policy.hooks.has(Hook::BeforeStart);
-        self.generations.insert(number, Generation::new(number, lineage, release, policy, upgrade.id));
+        let candidate = Generation::new(number, lineage, release, policy, upgrade.id);
+        self.generations.insert(number, Generation { configured: Some(configured), ..candidate });
         self.hold_new_listeners(out);
         if hooked { self.await_hook(now, number, Hook::BeforeStart, out) } else { self.launch(now, number, out) }
     }
@@ -275,6 +281,7 @@ impl Service {
             | Strategy::StopStart => None,
         };
         out.push(Action::Progress { service: self.id, upgrade: Some(id), step: Step::Serving { generation: number } });
+        self.scale_as_wanted(now, number, out);
         self.pin(number, out);
         self.supersede(now, id, out);
         let Some(old) = old else { return self.upgraded(now, id, out) };

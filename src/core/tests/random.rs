@@ -89,6 +89,10 @@ struct Service {
     returning: Option<usize>,
     /// So many instances of the candidate take part by now.
     rolled: usize,
+    /// So many instances are not wanted any more since the service was scaled, and may be ended.
+    spare: u32,
+    /// What the config said when an operator chose another number of instances, and that number.
+    scaled: Option<(u32, u32)>,
     generations: BTreeMap<Generation, Made>,
     stopping: bool,
     /// Those that it comes after.
@@ -119,6 +123,8 @@ impl Service {
             back: None,
             returning: None,
             rolled: 0,
+            spare: 0,
+            scaled: None,
             generations: BTreeMap::new(),
             stopping: false,
             after: BTreeSet::new(),
@@ -134,10 +140,20 @@ impl Service {
     }
 }
 
+impl Service {
+    /// How many instances there are to be where the config says so many: as many as were chosen, until it says another
+    /// number than it did then.
+    fn wanted(&self, configured: u32) -> u32 {
+        self.scaled.filter(|(then, _)| *then == configured).map_or(configured, |(_, wanted)| wanted)
+    }
+}
+
 struct Made {
     by: UpgradeId,
     release: ReleaseId,
     policy: Policy,
+    /// How many instances its config says.
+    configured: u32,
 }
 
 #[derive(Default)]
@@ -461,8 +477,10 @@ impl Model {
                 let last = service.generations.keys().last();
                 assert!(last.is_none_or(|last| *last < *generation), "a number was used again");
                 let by = service.in_flight.expect("a generation is made by an upgrade");
-                let (release, policy) = pinned[&by].clone();
-                service.generations.insert(*generation, Made { by, release, policy });
+                let (release, mut policy) = pinned[&by].clone();
+                let configured = policy.instances;
+                policy.instances = service.wanted(configured);
+                service.generations.insert(*generation, Made { by, release, policy, configured });
             }
             Action::Progress { service, upgrade, step } => self.tells(now, *service, *upgrade, step),
             Action::Conclude { service, upgrade, verdict, reason } => {
@@ -498,12 +516,15 @@ impl Model {
     }
 
     /// Guarantee 2: as long as it is the serving generation and not itself at fault, nothing is done to it.
-    fn protected(&self, id: &InstanceId, action: &Action) {
+    fn protected(&mut self, id: &InstanceId, action: &Action) {
         let service = &self.services[&id.service];
         let ends = service.stopping || service.leaving || self.ending;
         let serves = service.serving == Some(id.generation) && !ends;
         let named = self.pace(id.service).is_none() && self.processes[id].is_available();
-        assert!(!serves || !named || self.reliefs.contains(id), "{action:?} names the serving generation");
+        if serves && named && !self.reliefs.contains(id) {
+            let spare = &mut self.services.get_mut(&id.service).expect("it exists").spare;
+            *spare = spare.checked_sub(1).unwrap_or_else(|| panic!("{action:?} names the serving generation"));
+        }
     }
 
     /// It is not told to stop before those that come after it have ended.
@@ -668,6 +689,8 @@ impl Model {
                 self.are_all_ready(service.in_flight.expect("an upgrade makes it serve"));
                 let service = self.services.get_mut(&id).expect("it exists");
                 service.gave_up = false;
+                let configured = service.generations[generation].configured;
+                service.scaled = service.scaled.filter(|(then, _)| *then == configured);
                 service.served.insert(*generation);
                 service.old = service.serving.replace(*generation);
             }
@@ -692,10 +715,15 @@ impl Model {
                 // Those that have taken part go one by one.
                 service.returning = Some(available.saturating_sub(service.rolled));
             }
+            Step::Scaled { generation, instances } => {
+                let service = self.services.get_mut(&id).expect("it exists");
+                let policy = &mut service.generations.get_mut(generation).expect("it exists").policy;
+                service.spare += policy.instances.saturating_sub(*instances);
+                policy.instances = *instances;
+            }
             Step::Pinning
             | Step::Weighted { .. }
             | Step::HookBegun { .. }
-            | Step::Scaled { .. }
             | Step::Paused { .. }
             | Step::Resumed
             | Step::Unhealthy { .. }
@@ -758,6 +786,7 @@ enum Op {
     Together(Several),
     Rollback(u8, Option<u8>),
     Promote(u8, bool),
+    Scale(u8, u8),
     Condemn(u8),
     /// For so long, seconds.
     Pause(u8, u16),
@@ -874,6 +903,17 @@ impl World {
                 let service = self.service(which);
                 if let Ok(id) = self.core.promote(self.now, service, full) {
                     assert_eq!(self.model.services[&service].in_flight, Some(id));
+                }
+            }
+            Op::Scale(which, instances) => {
+                let service = self.service(which);
+                if let Ok(number) = self.core.scale(self.now, service, instances.into()) {
+                    let service = self.model.services.get_mut(&service).expect("it exists");
+                    assert_eq!(service.serving, Some(number));
+                    let before = service.generations[&number].policy.instances;
+                    let configured = service.scaled.map_or(before, |(configured, _)| configured);
+                    let wanted = u32::from(instances);
+                    service.scaled = Some((configured, wanted)).filter(|_| wanted != configured);
                 }
             }
             Op::Condemn(which) => {
@@ -1187,6 +1227,7 @@ impl World {
             assert!(serving <= 1 && candidates <= 1, "{serving} serve, {candidates} are candidates");
             assert_eq!(service.upgrade.as_ref().map(|up| up.id), self.model.services[&service.id].in_flight);
             self.goes_where_it_may(service);
+            self.has_as_many_as_wanted(service);
         }
         let waits = self.model.upgrades.values().any(|up| up.state != Course::Over);
         assert!(!waits || self.core.poll_timeout().is_some() || !self.pending.is_empty(), "a wait without a deadline");
@@ -1199,6 +1240,15 @@ impl World {
         let read: Core = serde_json::from_str(&document).expect("and read again");
         assert_eq!(read, self.core);
         self.core = read;
+    }
+
+    /// What was scaled stays so, whatever serves.
+    fn has_as_many_as_wanted(&self, service: &super::super::service::Service) {
+        let model = &self.model.services[&service.id];
+        if let (Some(serving), None) = (model.serving, &service.upgrade) {
+            let wanted = model.wanted(model.generations[&serving].configured);
+            assert!(service.serving().is_none() || service.desired() == wanted, "{} of {wanted}", service.desired());
+        }
     }
 
     /// No connection goes to what is not ready, as long as there is something else; and after an upgrade that failed
@@ -1366,6 +1416,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (any::<u8>(), 0..8_u8).prop_map(|(which, slot)| Op::Callers(which, slot)),
         3 => (any::<u8>(), proptest::option::of(1..6_u8)).prop_map(|(which, to)| Op::Rollback(which, to)),
         3 => (any::<u8>(), any::<bool>()).prop_map(|(which, full)| Op::Promote(which, full)),
+        2 => (any::<u8>(), 1..5_u8).prop_map(|(which, instances)| Op::Scale(which, instances)),
         1 => any::<u8>().prop_map(Op::Condemn),
         2 => (any::<u8>(), 0..40_u16).prop_map(|(which, seconds)| Op::Pause(which, seconds)),
         1 => any::<u8>().prop_map(Op::Resume),

@@ -430,6 +430,28 @@ fn a_switch_back_that_fails_leaves_it_standing_by() {
     assert!(matches!(b.role(1), Some(Role::Standby { .. })));
 }
 
+/// What was scaled meanwhile stays so.
+#[test]
+fn a_standby_has_as_many_instances_as_are_wanted_by_now() {
+    let mut b = switched();
+    assert_eq!(b.core.scale(b.now, b.service, 3), Ok(Generation(2)));
+    b.ready(2, 2);
+    b.ready(2, 3);
+    b.actions();
+    let _ = b.core.rollback(b.now, b.service, None);
+    b.weights_set();
+    let wanted = b.actions();
+    for action in ["prepare 1.2 r1", "prepare 1.3 r1"] {
+        assert!(wanted.contains(&action.to_owned()), "{wanted:?}");
+    }
+    assert_eq!(b.core.services()[&b.service].desired(), 3);
+    b.ready(1, 2);
+    assert_eq!(
+        b.routes().iter().map(|(generation, share, slots)| (*generation, *share, slots.len())).next(),
+        Some((1, 100, 2))
+    );
+}
+
 #[test]
 fn the_next_upgrade_ends_what_stands_by() {
     let mut b = switched();
@@ -470,6 +492,71 @@ fn a_rollback_without_standby_starts_the_kept_release() {
     // The one before is now the other one.
     assert_eq!(b.core.rollback(b.now, b.service, None), Ok(Admission::Begun(UpgradeId(4))));
     b.wants(&["pin 4 rollback r2"]);
+}
+
+/// The second generation serves, the release of the first is kept.
+fn kept() -> Bench {
+    let mut b = upgrading(Policy { keep_releases: 5, ..policy() });
+    b.ready(2, 1);
+    b.weights_set();
+    b.told(1, 1);
+    b.ends(1, 1, Exit::Code(0));
+    b.actions();
+    b
+}
+
+#[test]
+fn a_rollback_that_waits_goes_no_further_back_than_to_what_served() {
+    for to in [None, Some(Generation(2))] {
+        let mut b = kept();
+        let _ = b.request(Kind::Reload);
+        b.pinned(3);
+        b.actions();
+        assert_eq!(b.core.rollback(b.now, b.service, to), Ok(Admission::Queued(UpgradeId(4))));
+        assert_eq!(b.core.abort(b.now, b.service), Ok(UpgradeId(3)));
+        b.wants(&["kill 3.1", "aborted 3: aborted by an operator", "refused 4: generation 2 serves already"]);
+    }
+    for to in [None, Some(Generation(2))] {
+        let mut b = kept();
+        let _ = b.request(Kind::Reload);
+        b.pinned(3);
+        assert_eq!(b.core.rollback(b.now, b.service, to), Ok(Admission::Queued(UpgradeId(4))));
+        b.ready(3, 1);
+        b.weights_set();
+        b.actions();
+        b.told(2, 1);
+        b.wants(&["upgraded 3", "pin 4 rollback r2"]);
+    }
+}
+
+#[test]
+fn a_rollback_during_another_does_not_go_forth_again() {
+    let mut b = kept();
+    let _ = b.core.rollback(b.now, b.service, None);
+    assert_eq!(b.core.rollback(b.now, b.service, None), Ok(Admission::Queued(UpgradeId(4))));
+    b.pinned_as(3, 1);
+    b.ready(3, 1);
+    b.weights_set();
+    b.actions();
+    b.told(2, 1);
+    b.wants(&["upgraded 3", "refused 4: generation 3 serves already"]);
+
+    // Another one that fails is no reason not to try.
+    let mut b = kept();
+    let _ = b.core.rollback(b.now, b.service, None);
+    b.pinned_as(3, 1);
+    b.actions();
+    assert_eq!(b.core.rollback(b.now, b.service, None), Ok(Admission::Queued(UpgradeId(4))));
+    let _ = b.core.abort(b.now, b.service);
+    b.wants(&["kill 3.1", "aborted 3: aborted by an operator", "pin 4 rollback r1"]);
+
+    let mut b = switched();
+    let _ = b.core.rollback(b.now, b.service, None);
+    let _ = b.core.rollback(b.now, b.service, None);
+    b.weights_set();
+    b.actions();
+    b.told(2, 1);
+    b.wants(&["upgraded 3", "refused 4: generation 1 serves already"]);
 }
 
 #[test]
@@ -514,6 +601,13 @@ fn a_service_is_scaled_until_its_config_says_otherwise() {
     b.actions();
     b.pinned(2);
     b.wants(&["prepare 2.1 r2"]);
+    // One that fails changes nothing.
+    let _ = b.core.abort(b.now, b.service);
+    b.policy.instances = 2;
+    let _ = b.request(Kind::Reload);
+    b.actions();
+    b.pinned(3);
+    b.wants(&["prepare 3.1 r3", "prepare 3.2 r3", "prepare 3.3 r3"]);
 }
 
 #[test]

@@ -23,6 +23,11 @@ impl Moment<'_> {
         matches!(self.event, "exited" | "stopping" | "aborting" | "unhealthy" | "over-budget" | "returning")
     }
 
+    /// Whether it begins a phase also where one of its name goes on: a canary has another share.
+    fn begins_anew(&self) -> bool {
+        matches!(self.event, "weighted" | "awaiting-promotion")
+    }
+
     /// Whether it is told in the course of a phase, and begins none.
     fn is_incident(&self) -> bool {
         let aside = matches!(
@@ -51,7 +56,8 @@ pub(in crate::supervisor) fn phases<'a>(moments: impl Iterator<Item = Moment<'a>
     let mut phases: Vec<PhaseRecord> = Vec::new();
     for moment in moments.filter(|moment| !moment.is_incident() && moment.at <= end) {
         // Several processes take the same step.
-        if phases.last().is_some_and(|last| last.name == moment.event) || phases.len() >= PHASES_MAX {
+        let goes_on = phases.last().is_some_and(|last| last.name == moment.event) && !moment.begins_anew();
+        if goes_on || phases.len() >= PHASES_MAX {
             continue;
         }
         if let Some(last) = phases.last_mut() {

@@ -43,6 +43,16 @@ fn phases_follow_the_steps_whatever_they_are_called() {
     assert_eq!(rollback(story.iter().copied(), Some(3), 4.0), None);
 }
 
+/// Each step of a canary has a time of its own.
+#[test]
+fn another_share_is_another_phase() {
+    let story = [("ready", 0.0), ("weighted", 1.0), ("weighted", 3.0), ("awaiting-promotion", 6.0), ("promoted", 7.0)];
+    let story = moments(&[&story[..], &[("awaiting-promotion", 7.5), ("serving", 9.0)]].concat());
+    let phases: Vec<(f64, f64)> =
+        phases(story.into_iter(), 9.5).iter().map(|phase| (phase.start, phase.duration)).collect();
+    assert_eq!(phases, [(0.0, 1.0), (1.0, 2.0), (3.0, 3.0), (6.0, 1.5), (7.5, 1.5), (9.0, 0.5)]);
+}
+
 #[test]
 fn the_time_back_is_counted_from_what_went_wrong() {
     let back = |events: &[(&'static str, f64)], candidate| rollback(moments(events).into_iter(), Some(candidate), 9.0);

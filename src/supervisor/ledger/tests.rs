@@ -57,7 +57,7 @@ fn what_a_service_says_keeps_nothing_that_happens_off_the_record() {
     let record = ledger.record(ID).unwrap();
     assert_eq!(record.rollback, Some(2.0));
     let names: Vec<&str> = record.phases.iter().map(|phase| phase.name.as_str()).collect();
-    assert_eq!(names, ["pinning", "starting", "ready", "weighted", "draining", "returning"]);
+    assert_eq!(names, ["pinning", "starting", "ready", "weighted", "weighted", "draining", "returning"]);
     // What remains takes long to be gone, and is as talkative.
     for second in 1003..2000 {
         ledger.tell(ID, at(second), news("overdue", Some(2)));
@@ -67,6 +67,21 @@ fn what_a_service_says_keeps_nothing_that_happens_off_the_record() {
     let page = ledger.events(ID, 0).unwrap();
     assert_eq!(page.events.iter().filter(|event| event.verdict.is_some()).count(), 1);
     assert!(page.finished && page.events.is_sorted_by(|one, other| one.seq < other.seq));
+}
+
+/// What ends behind it may take long to be told so.
+#[test]
+fn a_rollback_has_taken_as_long_as_new_connections_took_to_go_back() {
+    let mut ledger = Ledger::default();
+    ledger.open(ID, "web", Kind::Rollback, Some(Generation(2)), at(0));
+    let step = Step::SwitchingBack { generation: Generation(1) };
+    ledger.step(ID, at(0), &step, None, news("switching-back", Some(1)));
+    ledger.tell(ID, at(1), news("serving", Some(1)));
+    ledger.tell(ID, at(1), news("draining", Some(2)));
+    let upgraded = VerdictStatus { verdict: Verdict::Upgraded, ..rolled_back() };
+    ledger.conclude(ID, at(10), upgraded, false, news("verdict", Some(1)));
+    let record = ledger.record(ID).unwrap();
+    assert_eq!((record.rollback, record.duration), (Some(1.0), 10.0));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use super::counters::{self, OfService};
 use super::exposition::{Exposition, Samples};
 use super::table::{self, Metric};
 use crate::control::types::{
-    GenerationState, InstanceState, ServiceState, ServiceStatus, Status, SupervisorStatus, Verdict,
+    GenerationState, GenerationStatus, InstanceState, ServiceState, ServiceStatus, Status, SupervisorStatus, Verdict,
 };
 use crate::sys::netstat::Counters;
 use crate::sys::{Pid, clock, limits, proc};
@@ -158,10 +158,17 @@ fn host(out: &mut Exposition) {
     }
 }
 
-/// Processes of what serves that are ready.
+/// Processes that are ready of what serves, and of what replaces it piece by piece or serves until it is back.
 fn ready(service: &ServiceStatus) -> usize {
-    let serving = service.generations.iter().filter(|one| Some(one.generation) == service.serving);
-    serving.flat_map(|one| &one.instances).filter(|one| one.state == InstanceState::Ready).count()
+    let together = |state| matches!(state, GenerationState::Rolling | GenerationState::Retreating);
+    let serves = |one: &&GenerationStatus| Some(one.generation) == service.serving || together(one.state);
+    service
+        .generations
+        .iter()
+        .filter(serves)
+        .flat_map(|one| &one.instances)
+        .filter(|one| one.state == InstanceState::Ready)
+        .count()
 }
 
 fn flag(is_so: bool) -> f64 {

@@ -41,7 +41,7 @@ metrics! {
     GENERATION Gauge "zdsup_service_generation" "The generation that new connections go to.";
     UPGRADING Gauge "zdsup_service_upgrading" "1 while an upgrade is in flight.";
     DESIRED Gauge "zdsup_instances_desired" "Processes that the serving generation is meant to have.";
-    READY Gauge "zdsup_instances_ready" "Those of them that are ready.";
+    READY Gauge "zdsup_instances_ready" "Processes that are ready of it, and of what replaces it piece by piece.";
     DRAINING Gauge "zdsup_draining_generations" "Generations that are on their way out.";
     RESTARTS Counter "zdsup_restarts" "Times that a process of a serving generation was started again after it had failed.";
     UPGRADES Counter "zdsup_upgrades" "Upgrades, by verdict.";

@@ -128,6 +128,34 @@ fn stop_start() {
     good_and_each(&silent, &lines(&["strategy = \"stop-start\""]), Verdict::RolledBack);
 }
 
+/// Whoever comes while nothing else runs is answered by such a release as it answers, and nobody in any worse way.
+#[test]
+fn stop_start_to_what_answers_badly() {
+    let mut z = steered_with(&["serve", "--lame-duck", "300"], &["strategy = \"stop-start\""], |setup, _| {
+        setup.ready = lines(&["timeout = \"2s\""]);
+    });
+    let good = z.setup.clone();
+    for bad in BAD.iter().filter(|bad| bad.check.is_some()) {
+        let load = Load::with(&z.target(), &[Manner::Fresh; 4]);
+        load.more(100);
+        bad.put(&mut z);
+        z.reload(&[]).is(Verdict::RolledBack).because(bad.reason).still_serving(1);
+        z.whole(1);
+        assert_eq!(
+            by_generation(&draw(z.address(), 200)).into_keys().collect::<Vec<_>>(),
+            [1],
+            "after {:?}",
+            bad.words
+        );
+        load.more(100);
+        let tally = load.finish();
+        let as_it_answers = |class: &String| bad.words.len() > 1 && class.starts_with("status");
+        assert!(tally.failed.keys().all(as_it_answers), "{:?}: {tally:?}", bad.words);
+        z.configure(|setup| *setup = good.clone());
+    }
+    z.end();
+}
+
 /// Whichever slots the one before has, whoever waits there is answered.
 #[test]
 fn stop_start_after_others() {
