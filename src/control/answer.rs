@@ -14,6 +14,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::access::{Access, Permission};
+use super::client::NO_ANSWER_HINT;
 use super::events::{self, Ask, Interrupted, Line, Tail};
 use super::request::{
     BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_promotion,
@@ -63,7 +64,9 @@ impl Shared {
         match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is ending", None)),
-            Err(_) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the supervisor did not answer in 10 s", None)),
+            Err(_) => {
+                Err(problem(StatusCode::GATEWAY_TIMEOUT, "the supervisor did not answer in 10 s", Some(NO_ANSWER_HINT)))
+            }
         }
     }
 }
