@@ -107,6 +107,26 @@ fn slow_control_clients() {
     z.end();
 }
 
+/// One that may ask holds connections and asks nothing, more than there are places: others are answered all the same.
+#[test]
+fn half_sent_requests_keep_nobody_out() {
+    let z = Zdsup::serving(&["serve"]);
+    let halves = [&b""[..], b"GET /v1/sta", b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{"];
+    let connections = halves.iter().cycle().take(400).map(|half| {
+        let mut stream = UnixStream::connect(z.supervisor.control_socket()).expect("there is room");
+        stream.write_all(half).expect("it can be sent");
+        stream
+    });
+    let held: Vec<UnixStream> = connections.collect();
+    let began = Instant::now();
+    assert_eq!(z.supervisor.run(&["status"]).status.code(), Some(0));
+    z.upgrade();
+    // Less than it takes until the first of them are given up for being slow.
+    assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
+    drop(held);
+    z.end();
+}
+
 /// Row 16: what is no HTTP, too long or cut off gets its answer or its end, and harms nothing.
 #[test]
 fn hostile_peer() {
