@@ -9,8 +9,8 @@ use nix::unistd::{AccessFlags, access};
 
 use crate::config::health::{Check, HttpCheck, HttpTarget, Place};
 use crate::config::{
-    self, Affinity, Canary, CanaryStep, Config, ConfigError, Health, Log, ReadyBy, Service, Strategy, Traffic,
-    UpgradeProbe, format_duration,
+    self, Affinity, Canary, CanaryStep, Config, ConfigError, Health, HookCommand, Log, ReadyBy, Service, Strategy,
+    Traffic, UpgradeProbe, format_duration,
 };
 
 /// What a config would run.
@@ -48,7 +48,8 @@ fn warnings(service: &Service) -> Vec<String> {
     let mut warnings = Vec::new();
     let directory = service.working_directory.as_deref().unwrap_or(Path::new("/"));
     if !directory.is_dir() {
-        warnings.push(format!("the working directory {} is not there", directory.display()));
+        let wrong = if directory.exists() { "is no directory" } else { "is not there" };
+        warnings.push(format!("the working directory {} {wrong}", directory.display()));
     }
     let mut programs = match &service.ready.by {
         ReadyBy::Exec { command, .. } => vec![&service.command, command],
@@ -59,6 +60,7 @@ fn warnings(service: &Service) -> Vec<String> {
         Check::Http(_) | Check::Tcp(_) => None,
     });
     programs.extend(checks);
+    programs.extend(service.hooks.commands.values().flatten().map(|HookCommand(command)| command));
     for program in programs.iter().filter_map(|words| words.first()) {
         match find(program, directory) {
             Some(path) if access(&path, AccessFlags::X_OK).is_err() => {
@@ -68,8 +70,12 @@ fn warnings(service: &Service) -> Vec<String> {
             None => warnings.push(format!("the program {} is not there", program.display())),
         }
     }
-    if let Some(file) = service.environment_file.as_deref().filter(|file| !file.exists()) {
-        warnings.push(format!("the environment file {} is not there", file.display()));
+    if let Some(file) = &service.environment_file {
+        if !file.exists() {
+            warnings.push(format!("the environment file {} is not there", file.display()));
+        } else if let Err(why) = config::read_bytes(file) {
+            warnings.push(format!("the environment file {} cannot be used: {why}", file.display()));
+        }
     }
     warnings
 }
@@ -352,6 +358,23 @@ service api
                 "[service.web]\ncommand = [\"/bin/sh\"]\nworking-directory = \"/none\"\nenvironment-file = \"/no\""
             ),
             ["the working directory /none is not there", "the environment file /no is not there"]
+        );
+        assert_eq!(
+            warnings(&format!(
+                "[service.web]\ncommand = [\"/bin/sh\"]\nworking-directory = \"{base}/plain\"\n\
+                 environment-file = \"{base}\"\n[service.web.hooks]\nbefore-start = [[\"true\"], [\"/none\"]]"
+            )),
+            [
+                format!("the working directory {base}/plain is no directory"),
+                "the program /none is not there".to_owned(),
+                format!("the environment file {base} cannot be used: it is a directory")
+            ]
+        );
+        let pipe = directory.0.join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        assert_eq!(
+            warnings(&format!("[service.web]\ncommand = [\"/bin/sh\"]\nenvironment-file = \"{}\"", pipe.display())),
+            [format!("the environment file {} cannot be used: it is a pipe, not a file", pipe.display())]
         );
     }
 

@@ -129,8 +129,10 @@ mod tests {
             let problem = Problem { error: "no".into(), hint: None };
             Failure::from(ClientError::Rejected { status, problem }).exit
         };
-        let codes = [400, 403, 404, 409, 500, 503].map(exit);
-        let expected = [Exit::Usage, Exit::NotPermitted, Exit::Usage, Exit::Refused, Exit::Internal, Exit::Refused];
+        let codes = [400, 403, 404, 409, 503].map(exit);
+        let expected = [Exit::Usage, Exit::NotPermitted, Exit::Usage, Exit::Refused, Exit::Refused];
         assert_eq!(codes, expected);
+        // Nothing that was asked wrongly, and no answer: 504.
+        assert_eq!([500, 504].map(exit), [Exit::Internal; 2]);
     }
 }

@@ -14,7 +14,9 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::access::{Access, Permission};
+use super::client::NO_ANSWER_HINT;
 use super::events::{self, Ask, Interrupted, Line, Tail};
+use super::places::{Kept, Place};
 use super::request::{
     BODY_MAX, parse_events_query, parse_history_query, parse_kpi_query, parse_pause, parse_promotion,
     parse_replacement, parse_scaling, parse_target, parse_upgrade_request,
@@ -63,7 +65,9 @@ impl Shared {
         match tokio::time::timeout(REPLY_TIMEOUT, asked).await {
             Ok(Some(answer)) => Ok(answer),
             Ok(None) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the supervisor is ending", None)),
-            Err(_) => Err(problem(StatusCode::SERVICE_UNAVAILABLE, "the supervisor did not answer in 10 s", None)),
+            Err(_) => {
+                Err(problem(StatusCode::GATEWAY_TIMEOUT, "the supervisor did not answer in 10 s", Some(NO_ANSWER_HINT)))
+            }
         }
     }
 }
@@ -73,6 +77,7 @@ impl Shared {
 pub(super) struct Peer {
     pub(super) credentials: Credentials,
     pub(super) shared: Arc<Shared>,
+    pub(super) place: Arc<Place>,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, Interrupted>>;
@@ -109,6 +114,7 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
         return Err(problem(StatusCode::BAD_REQUEST, "this path takes no query", None));
     }
     let body = if route.method == "POST" { read(request.into_body()).await? } else { Bytes::new() };
+    let kept = peer.place.keep();
     match route.endpoint {
         Endpoint::Openapi => Ok(json(StatusCode::OK, Bytes::from_static(OPENAPI.as_bytes()))),
         Endpoint::Status => Ok(encode(StatusCode::OK, &peer.shared.ask(|reply| Command::Status { reply }).await?)),
@@ -119,11 +125,11 @@ async fn granted(request: Request<Incoming>, peer: &Peer) -> Result<Answer, Answ
         },
         Endpoint::Events => {
             let ask: Ask<UpgradeEvent> = |id, after, reply| Command::Events { id, after, reply };
-            stream(peer, (id, ask), &query, || no_such_upgrade(id)).await
+            stream(peer, kept, (id, ask), &query, || no_such_upgrade(id)).await
         }
         Endpoint::Feed => {
             let ask: Ask<FeedLine> = |_, after, reply| Command::Feed { after, reply };
-            stream(peer, (0, ask), &query, || problem(StatusCode::SERVICE_UNAVAILABLE, HOLDS, None)).await
+            stream(peer, kept, (0, ask), &query, || problem(StatusCode::SERVICE_UNAVAILABLE, HOLDS, None)).await
         }
         Endpoint::History => {
             let wanted = parse_history_query(&query).map_err(invalid)?;
@@ -189,6 +195,7 @@ const HOLDS: &str = "the supervisor only holds what runs, and tells nothing of i
 
 async fn stream<E: Line + 'static>(
     peer: &Peer,
+    kept: Kept,
     (id, ask): (u64, Ask<E>),
     query: &str,
     nothing: impl FnOnce() -> Answer,
@@ -205,7 +212,7 @@ async fn stream<E: Line + 'static>(
     };
     let after = query.after;
     let page = peer.shared.ask(|reply| ask(id, after, reply)).await?.ok_or_else(nothing)?;
-    let tail = Tail { shared: Arc::clone(&peer.shared), id, ask, follow: query.follow, permit };
+    let tail = Tail { shared: Arc::clone(&peer.shared), id, ask, follow: query.follow, held: (kept, permit) };
     let body = UnsyncBoxBody::new(StreamBody::new(events::body(tail, page)));
     Ok(with(with(Response::new(body), CONTENT_TYPE, "application/x-ndjson"), CACHE_CONTROL, "no-store"))
 }

@@ -34,6 +34,9 @@ const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 const START_PATIENCE: Duration = Duration::from_millis(250);
 /// How long an answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// What to do about a supervisor that does not answer.
+pub(super) const NO_ANSWER_HINT: &str = "its log may say what keeps it, and what it runs goes on meanwhile; \
+    what was asked for may still be done: ask again, first with `zdsup status`";
 /// The pause between attempts: at first, and at most.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// The largest answer, and the longest line of a stream, bytes.
@@ -87,6 +90,7 @@ impl ClientError {
         match self {
             Self::Rejected { problem, .. } => problem.hint.as_deref(),
             Self::Forgotten(_) | Self::Cut => Some("`zdsup status` shows how things stand"),
+            Self::NoAnswer => Some(NO_ANSWER_HINT),
             Self::NotPermitted(_) => Some("root and the user that the supervisor runs as are permitted"),
             _ => None,
         }
@@ -345,7 +349,7 @@ impl Watch<'_> {
         let path = format!("/v1/upgrades/{upgrade}/events?after={after}&follow={follow}");
         match self.client.send(Method::GET, &path, Bytes::new()).await {
             Ok(answer) if answer.status().is_success() => self.body = Some(answer.into_body()),
-            Ok(answer) if answer.status() == StatusCode::SERVICE_UNAVAILABLE && follow => self.polling = true,
+            Ok(answer) if follow && may_yet_answer(answer.status()) => self.polling = true,
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Err(ClientError::Forgotten(upgrade)),
             Ok(answer) => return Err(rejected(answer).await),
             Err(ClientError::Cut) => self.cut().await?,
@@ -444,6 +448,11 @@ async fn read<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, Clie
     }
     let body = collect(answer.into_body()).await?;
     serde_json::from_slice(&body).map_err(|error| ClientError::NotUnderstood(error.to_string()))
+}
+
+/// 503 and 504: it is too busy for this just now.
+fn may_yet_answer(status: StatusCode) -> bool {
+    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
 async fn rejected(answer: Response<Incoming>) -> ClientError {

@@ -12,6 +12,7 @@ use hyper::body::{Bytes, Frame};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::answer::Shared;
+use super::places::Kept;
 use super::server::{Command, EventsPage, FeedLine};
 use super::types::UpgradeEvent;
 
@@ -57,8 +58,8 @@ pub(super) struct Tail<E> {
     pub(super) id: u64,
     pub(super) ask: Ask<E>,
     pub(super) follow: bool,
-    /// Its place among the streams.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    /// Its place among the connections, and among the streams.
+    pub(super) held: (Kept, Option<OwnedSemaphorePermit>),
 }
 
 /// The body of the answer, beginning with `page`, which came from the loop just now.
@@ -110,7 +111,7 @@ impl<E: Line> Live<E> {
                 return Ok(Some(lines.into()));
             }
             if self.over {
-                self.tail.permit = None;
+                self.tail.held.1 = None;
                 return Ok(None);
             }
             // An error: whoever appends is gone. One last page tells whether the story is over.

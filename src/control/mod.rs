@@ -14,6 +14,7 @@ pub mod client;
 mod events;
 pub mod locate;
 mod patient;
+mod places;
 pub mod request;
 mod reserve;
 pub mod routes;

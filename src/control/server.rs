@@ -3,12 +3,13 @@
 //! ```text
 //!  listener ─► accept ─► credentials ─► HTTP/1.1 ─► route ─► Command ─► the supervisor's loop
 //!     ▲           │                                              │
-//!     └─ backlog ─┘ (connections over the limit wait here)       └─► reply, as JSON
+//!     └─ backlog ─┘ (one over the limit waits for a place)       └─► reply, as JSON
 //! ```
 //!
 //! - The loop is reached through one bounded channel, and nothing here makes it wait: a reply that nobody takes is
 //!   dropped, an event stream is read from it page by page.
-//! - Every wait for a peer has a deadline: for a head, for a body, for the peer to read what is written.
+//! - Every wait for a peer has a deadline: for a head, for a body, for the peer to read what is written. Where all places
+//!   are taken, the connection that has waited longest for its peer's request is closed for the next one.
 //! - When descriptors run out, two kept in reserve still let somebody ask why.
 
 use std::io;
@@ -27,6 +28,7 @@ pub use super::access::Access;
 use super::access::Permission;
 use super::answer::{Peer, Shared, answer};
 use super::patient::Patient;
+use super::places::Places;
 use super::request::KpiQuery;
 use super::reserve::{Reserve, is_exhaustion};
 use super::types::{
@@ -37,7 +39,7 @@ use crate::history::read::Wanted;
 use crate::sys::limits;
 use crate::sys::peer::{self, Credentials};
 
-/// Connections that are served at once; further ones wait in the backlog.
+/// Connections that are served at once; a further one takes the place of one that asks nothing, else it waits.
 pub const CONNECTIONS_MAX: usize = 256;
 
 /// That, or a quarter of the descriptors where there are few: the rest is for the services.
@@ -46,7 +48,11 @@ fn connections_max() -> usize {
     usize::try_from(soft / 4).unwrap_or(usize::MAX).clamp(8, CONNECTIONS_MAX)
 }
 /// How many of them may be event streams; a further one is answered 503.
-pub const STREAMS_MAX: usize = 160;
+pub const STREAMS_MAX: usize = streams_max(CONNECTIONS_MAX);
+
+const fn streams_max(connections: usize) -> usize {
+    connections / 8 * 5
+}
 /// How many of them may be of peers that are allowed nothing; a further one is closed unanswered.
 pub const STRANGERS_MAX: usize = 16;
 /// How long a peer may take for the head of a request, and how long a connection may be idle.
@@ -250,11 +256,12 @@ pub async fn serve_identified(
     commands: mpsc::Sender<Command>,
     identify: Identify,
 ) {
-    let shared = Arc::new(Shared::new(commands, access, Arc::new(Semaphore::new(STREAMS_MAX))));
+    let connections = connections_max();
+    let shared = Arc::new(Shared::new(commands, access, Arc::new(Semaphore::new(streams_max(connections)))));
     let reserve = Arc::new(Reserve::new(RESERVE));
-    let places = Arc::new(Semaphore::new(connections_max()));
+    let places = Arc::new(Places::new(connections));
     let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
-    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+    loop {
         let stream = accept(&listener, &reserve).await;
         let peer = match identify(stream.as_fd()) {
             Ok(peer) => peer,
@@ -263,14 +270,15 @@ pub async fn serve_identified(
                 continue;
             }
         };
-        let mut held = vec![place];
-        if shared.permission(&peer) == Permission::Nothing {
-            match Arc::clone(&strangers).try_acquire_owned() {
-                Ok(stranger) => held.push(stranger),
+        let stranger = match shared.permission(&peer) {
+            Permission::Nothing => match Arc::clone(&strangers).try_acquire_owned() {
+                Ok(stranger) => Some(stranger),
                 Err(_) => continue,
-            }
-        }
-        tokio::spawn(connection(stream, peer, Arc::clone(&shared), Arc::clone(&reserve), held));
+            },
+            Permission::Look | Permission::Operate => None,
+        };
+        let peer = Peer { credentials: peer, shared: Arc::clone(&shared), place: places.place().await };
+        tokio::spawn(connection(stream, peer, Arc::clone(&reserve), stranger));
     }
 }
 
@@ -294,20 +302,21 @@ async fn accept(listener: &UnixListener, reserve: &Reserve) -> UnixStream {
 }
 
 /// One connection, to its end.
-async fn connection(
-    stream: UnixStream,
-    peer: Credentials,
-    shared: Arc<Shared>,
-    reserve: Arc<Reserve>,
-    held: Vec<OwnedSemaphorePermit>,
-) {
-    let peer = Arc::new(Peer { credentials: peer, shared });
+async fn connection(stream: UnixStream, peer: Peer, reserve: Arc<Reserve>, stranger: Option<OwnedSemaphorePermit>) {
+    let peer = Arc::new(peer);
+    let place = Arc::clone(&peer.place);
     let service = service_fn(move |request| answer(request, Arc::clone(&peer)));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_MAX).auto_date_header(false);
     let mut connection = builder.serve_connection(TokioIo::new(Patient::new(stream, WRITE_TIMEOUT)), service);
-    match (&mut connection).await {
-        Err(error) if error.is_timeout() => {
+    let ended = tokio::select! {
+        // A request that has come is taken before the place is.
+        biased;
+        ended = &mut connection => Some(ended),
+        () = place.lost() => None,
+    };
+    match ended {
+        Some(Err(error)) if error.is_timeout() => {
             let parts = connection.into_parts();
             // An idle connection is just closed; one that began a request is told.
             if !parts.read_buf.is_empty() {
@@ -319,7 +328,7 @@ async fn connection(
         _ => drop(connection),
     }
     reserve.refill();
-    drop(held);
+    drop((place, stranger));
 }
 
 const REQUEST_TIMEOUT: &[u8] = b"HTTP/1.1 408 Request Timeout\r\n\

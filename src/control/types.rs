@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use crate::core::{Kind, Verdict};
 pub use crate::history::{
@@ -295,6 +295,7 @@ pub struct UpgradeRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub services: Option<Vec<String>>,
     /// `reload`, `restart` or `rollback`.
+    #[serde(deserialize_with = "kind_to_ask_for")]
     pub kind: Kind,
     /// Whether those that are upgraded already are taken back when a later one fails; as the config has it without this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -302,6 +303,22 @@ pub struct UpgradeRequest {
     /// With `rollback`: the generation to go back to; the one before without it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<u64>,
+}
+
+/// A start is nothing to ask for, nor to be named to whoever asks for what there is not.
+fn kind_to_ask_for<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    enum Asked {
+        Reload,
+        Restart,
+        Rollback,
+    }
+    Ok(match Asked::deserialize(deserializer)? {
+        Asked::Reload => Kind::Reload,
+        Asked::Restart => Kind::Restart,
+        Asked::Rollback => Kind::Rollback,
+    })
 }
 
 /// The answer to `POST /v1/upgrades`.

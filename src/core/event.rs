@@ -120,6 +120,8 @@ pub enum Exit {
         /// Whether a core dump was written.
         core: bool,
     },
+    /// We killed it before its program was executed.
+    Unrun,
     /// It is gone and nobody knows how.
     Unknown,
 }
@@ -135,6 +137,7 @@ impl fmt::Display for Exit {
                 }
                 if core { f.write_str(" (core dumped)") } else { Ok(()) }
             }
+            Self::Unrun => f.write_str("killed by zdsup before its program was executed"),
             Self::Unknown => f.write_str("ended, exit status unknown"),
         }
     }

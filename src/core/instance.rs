@@ -113,6 +113,9 @@ pub enum State {
     Killing {
         /// When that is sent again.
         deadline: Time,
+        /// Whether it was only a shim, whose program had not been executed.
+        #[serde(default)]
+        unrun: bool,
     },
     /// Its main process has ended.
     Leftovers {
@@ -312,6 +315,7 @@ impl Instance {
                 E::Exited(exit),
             ) => {
                 let forced = matches!(self.state, S::Killing { .. });
+                let exit = if matches!(self.state, S::Killing { unrun: true, .. }) { Exit::Unrun } else { exit };
                 let patience = if forced { KILL_TIMEOUT } else { policy.drain_timeout };
                 let deadline = match self.state {
                     S::Stopping { deadline, .. } => deadline,
@@ -480,7 +484,8 @@ impl Instance {
             | State::Stopping { .. }
             | State::Aborting { .. }
             | State::Killing { .. } => {
-                self.state = State::Killing { deadline };
+                let unrun = matches!(self.state, State::Preparing { .. } | State::Killing { unrun: true, .. });
+                self.state = State::Killing { deadline, unrun };
                 out.push(Action::Kill(self.id));
             }
         }
@@ -496,7 +501,7 @@ impl Instance {
             | State::Proving { deadline }
             | State::Stopping { deadline, .. }
             | State::Aborting { deadline }
-            | State::Killing { deadline }
+            | State::Killing { deadline, .. }
             | State::Leftovers { deadline, .. } => Some(deadline),
             State::Ready { alive_by, .. } => alive_by.into_iter().chain(self.stop_at).min(),
         }

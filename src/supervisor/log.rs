@@ -8,6 +8,7 @@ use std::os::unix::net::UnixDatagram;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
@@ -75,7 +76,7 @@ struct Fields {
     message: String,
     service: Option<String>,
     generation: Option<u64>,
-    others: Vec<(&'static str, String)>,
+    others: Vec<(&'static str, Value)>,
 }
 
 impl Fields {
@@ -99,14 +100,14 @@ impl Visit for Fields {
         match field.name() {
             "message" => self.message = value.to_owned(),
             "service" => self.service = Some(value.to_owned()),
-            name => self.others.push((name, value.to_owned())),
+            name => self.others.push((name, value.into())),
         }
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
         match field.name() {
             "generation" => self.generation = Some(value),
-            name => self.others.push((name, value.to_string())),
+            name => self.others.push((name, value.into())),
         }
     }
 }
@@ -159,7 +160,7 @@ fn human(level: Level, fields: &Fields, terminal: bool) -> String {
     let (message, below) = fields.message.split_once('\n').unwrap_or((&fields.message, ""));
     line.push_str(message);
     for (name, value) in &fields.others {
-        let _ = write!(line, " {dim}{name}={plain}{value}");
+        let _ = write!(line, " {dim}{name}={plain}{}", text(value));
     }
     line.push('\n');
     if !below.is_empty() {
@@ -181,9 +182,13 @@ fn json(level: Level, fields: &Fields) -> String {
         object.insert("generation".into(), generation.into());
     }
     for (name, value) in &fields.others {
-        object.insert((*name).into(), value.clone().into());
+        object.insert((*name).into(), value.clone());
     }
-    format!("{}\n", serde_json::Value::Object(object))
+    format!("{}\n", Value::Object(object))
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// One entry in journald's native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL): `KEY=value` lines, or for a value
@@ -209,7 +214,7 @@ fn entry(level: Level, fields: &Fields) -> Vec<u8> {
         field(&mut entry, "ZDSUP_GENERATION", &generation.to_string());
     }
     for (name, value) in &fields.others {
-        field(&mut entry, &format!("ZDSUP_{}", name.to_uppercase()), value);
+        field(&mut entry, &format!("ZDSUP_{}", name.to_uppercase()), &text(value));
     }
     entry
 }
@@ -247,17 +252,18 @@ mod tests {
 
     #[test]
     fn fields_stand_on_the_first_line() {
-        let entry = human(Level::ERROR, &Fields { others: vec![("upgrade", "7".into())], ..fields() }, false);
+        let entry = human(Level::ERROR, &Fields { others: vec![("upgrade", 7.into())], ..fields() }, false);
         let (_, rest) = entry.split_once(' ').expect("the time");
         assert_eq!(rest, "error web@3: two upgrade=7\nlines\n");
     }
 
     #[test]
     fn a_json_line_is_one_line() {
-        let line = json(Level::INFO, &fields());
+        let line = json(Level::INFO, &Fields { others: vec![("upgrade", 7.into()), ("key", "v".into())], ..fields() });
         assert_eq!(line.matches('\n').count(), 1);
-        let value: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let value: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(value["generation"], 3);
         assert_eq!(value["message"], "two\nlines");
+        assert_eq!((&value["upgrade"], &value["key"]), (&7.into(), &"v".into()), "numbers are numbers");
     }
 }

@@ -101,9 +101,10 @@ async fn a_loop_that_is_gone_or_stuck() {
     let server = Server::answered_by(everybody, commands.clone());
     let stuck = server.client().status().await.unwrap_err();
     assert!(
-        matches!(&stuck, ClientError::Rejected { status: 503, problem } if problem.error.contains("10 s")),
+        matches!(&stuck, ClientError::Rejected { status: 504, problem } if problem.error.contains("10 s")),
         "{stuck}"
     );
+    assert!(stuck.hint().is_some_and(|hint| hint.contains("ask again")), "{stuck:?}");
     drop(received);
     let gone = server.client().status().await.unwrap_err();
     assert!(

@@ -21,22 +21,45 @@ async fn three_hundred_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_is_too_many_waits_for_a_place() {
-    let server = Server::start();
-    let mut idle = Vec::new();
+    let (commands, received) = mpsc::channel(16);
+    let mut server = Server::answered_by(everybody, commands);
+    let mut asking = Vec::new();
     for _ in 0..CONNECTIONS_MAX {
         let mut stream = server.connect().await;
-        stream.write_all(b"GET ").await.unwrap();
-        idle.push(stream);
+        stream.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+        asking.push(stream);
     }
-    let request = server.request("GET", "/v1/status", "");
+    let (path, fake) = (server.socket.clone(), server.fake.clone());
+    let mut late = Client::new(path);
+    let request = late.status();
     tokio::pin!(request);
     let early = tokio::time::timeout(Duration::from_secs(1), &mut request).await;
     assert!(early.is_err(), "there is no place: {early:?}");
-    drop(idle.pop());
-    let answer = tokio::time::timeout(Duration::from_secs(1), &mut request).await.expect("there is a place now");
-    assert_eq!(status_of(&answer), 200);
-    // The others lose their places to their own slowness.
-    assert_eq!(status_of(&read_to_end(&mut idle[0]).await), 408);
+    server.tasks.push(tokio::spawn(fake.run(received)));
+    tokio::time::timeout(Duration::from_secs(1), request).await.expect("there is a place now").unwrap();
+    // Whoever had a whole request has kept its place.
+    for mut stream in asking {
+        assert_eq!(status_of(&read_to_end(&mut stream).await), 200);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_asks_nothing_makes_room() {
+    let server = Server::start();
+    let mut silent = Vec::new();
+    let halves = [&b""[..], b"GET ", b"POST /v1/stop HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n{"];
+    for half in halves.iter().cycle().take(CONNECTIONS_MAX + 10) {
+        let mut stream = server.connect().await;
+        stream.write_all(half).await.unwrap();
+        silent.push(stream);
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(status_of(&server.request("GET", "/v1/status", "").await), 200);
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // Those that came first, and no more than are needed.
+    assert_eq!(read_to_end(&mut silent[10]).await, "");
+    assert_eq!(status_of(&read_to_end(&mut silent[13]).await), 408);
+    assert_eq!(server.fake.story().asked, []);
 }
 
 #[tokio::test]

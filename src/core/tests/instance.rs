@@ -35,7 +35,7 @@ fn instance(state: &str) -> Instance {
         "Ready" => State::Ready { since: NOW, alive_by: Some(deadline) },
         "Stopping" => State::Stopping { told: false, deadline },
         "Aborting" => State::Aborting { deadline },
-        "Killing" => State::Killing { deadline },
+        "Killing" => State::Killing { deadline, unrun: false },
         "Leftovers" => State::Leftovers { deadline, forced: false },
         "Leftovers!" => State::Leftovers { deadline, forced: true },
         other => panic!("the table names no such state: {other}"),

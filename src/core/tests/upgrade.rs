@@ -520,8 +520,10 @@ fn abort_while_the_process_is_made() {
     // The shim's report that it is prepared was on its way.
     b.on(2, 1, E::Prepared);
     b.wants(&[]);
-    b.ends(2, 1, Exit::Unknown);
+    b.ends(2, 1, Exit::Signal { signal: 9, core: false });
     b.wants(&["sweep! 2.1", "discard r2"]);
+    // Who killed it is said.
+    assert!(b.steps.contains(&Step::Exited { instance: b.id(2, 1), exit: Exit::Unrun }));
     b.next_succeeds(3, 1, 3);
 }
 

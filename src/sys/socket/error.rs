@@ -89,6 +89,10 @@ impl BindError {
                 "give zdsup CAP_NET_BIND_SERVICE (AmbientCapabilities= in a unit), have systemd pass the socket, choose a \
                  port from {first_free} up, or lower net.ipv4.ip_unprivileged_port_start"
             ),
+            BindCause::NotOurAddress if matches!(self.endpoint, Endpoint::Vsock { .. }) => {
+                "4294967295 is any context of this machine; 1, for itself alone, needs the kernel module vsock_loopback"
+                    .to_owned()
+            }
             BindCause::NotOurAddress => {
                 "no interface has this address: check it, or set free-bind to bind before it appears".to_owned()
             }

@@ -186,6 +186,10 @@ fn an_address_of_others_is_said() {
     assert_eq!(error.to_string(), "bind 192.0.2.1:0: it is not an address of this host");
     assert!(error.hint().unwrap().contains("free-bind"));
     bind(&tcp("192.0.2.1:0"), &Options { free_bind: true, ..Options::default() }).unwrap();
+    let endpoint = Endpoint::Vsock { cid: 77, port: 9 };
+    let error = io::Error::from_raw_os_error(libc::EADDRNOTAVAIL);
+    let error = BindError { endpoint, error, holder: None, cause: BindCause::NotOurAddress };
+    assert!(error.hint().unwrap().contains("vsock_loopback"));
 }
 
 #[test]
