@@ -558,7 +558,7 @@ fn a_failure_of_what_is_held_ends_it_for_all() {
     f.said.clear();
     f.dies(0);
     f.says(&[
-        "3 rolled-back: ended during its soak: exit status 1",
+        "3 rolled-back: ended while it waited for the others to be switched with it: exit status 1",
         "api@2 is told",
         "4 aborted: upgrade #3 was rolled back, and all of them were to succeed or none",
     ]);
@@ -587,7 +587,7 @@ fn where_the_switch_has_begun_what_is_switched_goes_back_to_what_stands_by() {
     f.dies(1);
     f.handle(Event::WeightsSet(ServiceId(1)));
     f.says(&[
-        "4 rolled-back: ended during its soak: exit status 1",
+        "4 rolled-back: ended while it was being switched to: exit status 1",
         "db takes 3 back",
         "db switches back to 1",
         "db@1 serves",
