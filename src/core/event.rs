@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, UpgradeId};
 use super::policy::Policy;
+use super::span::spoken;
 
 /// Something that happened. Each effect that an [`Action`] asked for has its completion here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -512,17 +513,6 @@ impl fmt::Display for Moment {
             Self::Switch => f.write_str("while it was being switched to"),
             Self::Standby => f.write_str("while it stood by"),
         }
-    }
-}
-
-/// A duration as a person would say it: `30 s`, `1.5 s`, `250 ms`.
-#[must_use]
-pub fn spoken(span: Duration) -> String {
-    let tenths = (span.as_millis() + 50) / 100;
-    match (span.as_secs(), tenths % 10) {
-        (0, _) => format!("{} ms", span.as_millis()),
-        (_, 0) => format!("{} s", tenths / 10),
-        (_, tenth) => format!("{}.{tenth} s", tenths / 10),
     }
 }
 

@@ -13,10 +13,9 @@ use crate::control::types::{
     GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, KeptStatus, ListenerStatus,
     ServiceState, ServiceStatus, Status,
 };
-use crate::core::event::spoken;
 use crate::core::instance::{Instance, State};
 use crate::core::service::{Generation, Purpose, Role, Service};
-use crate::core::{InstanceId, ReleaseId, Time};
+use crate::core::{InstanceId, ReleaseId, Time, about};
 use crate::sys::socket::Endpoint;
 use crate::sys::{Pid, diag, proc};
 
@@ -186,7 +185,7 @@ fn detail_of_one(generation: &Generation, service: &str, now: Time) -> Option<St
     let reason = seat.reason.as_ref()?;
     let failures = seat.failures;
     Some(match seat.retry_at {
-        Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", spoken(at.since(now))),
+        Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", about(at.since(now))),
         None if seat.instance.is_some() => format!("{reason}; failure {failures} in a row, starting it again now"),
         None => {
             format!("{reason}; given up after {failures} failures in a row: `zdsup reload {service}` starts it at once")

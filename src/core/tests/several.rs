@@ -618,7 +618,7 @@ fn nobody_is_held_for_ever() {
     f.on(other, E::Extend(HOLD_TIMEOUT));
     f.pass(HOLD_TIMEOUT);
     assert!(
-        f.said.contains(&"3 rolled-back: the others were not ready to be switched in 86400 s".to_owned()),
+        f.said.contains(&"3 rolled-back: the others were not ready to be switched in 24 h".to_owned()),
         "{:?}",
         f.said
     );
@@ -637,10 +637,10 @@ fn none_begins_once_one_before_it_was_held_for_too_long() {
     f.pass(HOLD_TIMEOUT);
     f.says(&[
         "db@2 is told",
-        "4 rolled-back: the others were not ready to be switched in 86400 s",
+        "4 rolled-back: the others were not ready to be switched in 24 h",
         "5 refused: not begun, since upgrade #4 was rolled back",
         "api@2 is told",
-        "3 rolled-back: nobody promoted it in 86400 s",
+        "3 rolled-back: nobody promoted it in 24 h",
     ]);
 }
 

@@ -346,7 +346,7 @@ fn a_manual_canary_waits_for_its_promotion() {
     b.weights_set();
     b.actions();
     b.pass(PROMOTE_TIMEOUT);
-    b.wants(&["stop 2.1", "weights 1=100 2=0", "rolled-back 2: nobody promoted it in 86400 s"]);
+    b.wants(&["stop 2.1", "weights 1=100 2=0", "rolled-back 2: nobody promoted it in 24 h"]);
 }
 
 #[test]
