@@ -110,21 +110,14 @@ fn is_divided(service: &Service, traffic: Traffic) -> bool {
     traffic == Traffic::Steered || service.generations.values().any(|generation| together(generation.role))
 }
 
+/// Until the part of a generation changes by itself, seconds.
+fn remaining(generation: &Generation, now: Time) -> Option<f64> {
+    generation.role_until().filter(|until| *until != Time(u64::MAX)).map(|until| until.since(now).as_secs_f64())
+}
+
 /// For how long a generation stands by, seconds.
 fn standby(generation: &Generation, now: Time) -> Option<f64> {
-    match generation.role {
-        Role::Standby { until } => Some(until.since(now).as_secs_f64()),
-        Role::Starting
-        | Role::Soaking { .. }
-        | Role::Held { .. }
-        | Role::Rolling { .. }
-        | Role::Stepping { .. }
-        | Role::Switching
-        | Role::Serving
-        | Role::Retreating
-        | Role::Draining
-        | Role::Ending => None,
-    }
+    remaining(generation, now).filter(|_| matches!(generation.role, Role::Standby { .. }))
 }
 
 /// Where the processes of a status are to be looked for.
@@ -221,6 +214,7 @@ fn generation(
         desired: u32::try_from(generation.seats.len()).unwrap_or(u32::MAX),
         ready: generation.available(),
         standby: standby(generation, now),
+        remaining: remaining(generation, now),
         // Without a process there are none.
         connections: generation.instances.is_empty().then_some(0),
         instances,

@@ -26,20 +26,22 @@ impl Supervisor {
                 parts.push(format!("{name} PAUSED, {} left at most", about(until.since(now))));
             }
             for generation in service.generations.values().rev() {
+                let left = generation.role_until().filter(|at| *at != Time(u64::MAX)).map(|at| about(at.since(now)));
+                let left = left.map_or_else(String::new, |left| format!(", {left} left"));
                 let what = match generation.role {
                     Role::Starting => "starting".into(),
-                    Role::Held { .. } => "ready, waiting for the others".into(),
-                    Role::Soaking { until } => format!("soaking, {} left", about(until.since(now))),
+                    Role::Held { .. } => format!("ready, waiting for the others{left}"),
+                    Role::Soaking { .. } => format!("soaking{left}"),
                     Role::Rolling { .. } => {
                         format!("replacing, {} of {} ready", generation.available(), generation.seats.len())
                     }
                     Role::Stepping { .. } => {
                         let weights = service.weights();
                         let share = weights.iter().find(|(number, _)| *number == generation.number);
-                        format!("canary with {} %", share.map_or(0, |(_, percent)| *percent))
+                        format!("canary with {} %{left}", share.map_or(0, |(_, percent)| *percent))
                     }
                     Role::Switching => "switching".into(),
-                    Role::Standby { until } => format!("standby, {} left", about(until.since(now))),
+                    Role::Standby { .. } => format!("standby{left}"),
                     Role::Retreating => "given up, being replaced".into(),
                     Role::Serving if generation.is_up() => "serving".into(),
                     Role::Serving if generation.is_given_up() => "FAILED, given up".into(),
