@@ -248,11 +248,18 @@ fn every_field_of_every_type_is_described() {
         desired: 3,
         ready: 2,
         standby: Some(1.0),
+        remaining: Some(1.0),
         connections: Some(2),
         instances: vec![instance],
     };
-    let no_generation =
-        GenerationStatus { weight: None, standby: None, connections: None, instances: vec![], ..generation.clone() };
+    let no_generation = GenerationStatus {
+        weight: None,
+        standby: None,
+        remaining: None,
+        connections: None,
+        instances: vec![],
+        ..generation.clone()
+    };
     compare(&mut seen, &generation, &no_generation);
 
     let kept = KeptStatus { generation: 3, executable: "/bin/web".into(), standby: Some(1.0) };

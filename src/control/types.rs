@@ -156,6 +156,10 @@ pub struct GenerationStatus {
     pub ready: u32,
     /// While it stands by: for how long, seconds.
     pub standby: Option<f64>,
+    /// Until its part changes by itself, seconds: while it soaks, is held, has a step of a canary (where that waits to be
+    /// promoted: until it is given up), or stands by.
+    #[serde(default)]
+    pub remaining: Option<f64>,
     /// Client connections it still has; absent where it cannot be known.
     pub connections: Option<u64>,
     /// Its processes.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::id::{Generation, InstanceId, ReleaseId, ServiceId, Slot, UpgradeId};
 use super::policy::Policy;
+use super::span::spoken;
 
 /// Something that happened. Each effect that an [`Action`] asked for has its completion here.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -420,6 +421,15 @@ pub enum Reason {
     ExitedInSoak(Exit),
     /// It was ready, and said that it was stopping during the soak.
     StoppingInSoak,
+    /// It was ready, and ended outside its soak, before it served or while it stood by.
+    ExitedAt {
+        /// In the middle of what.
+        moment: Moment,
+        /// How.
+        exit: Exit,
+    },
+    /// It was ready, and said outside its soak, before it served, that it was stopping.
+    StoppingAt(Moment),
     /// It was ready, and new connections could not be moved to it in time.
     SwitchTimeout(Duration),
     /// It ended while it was serving.
@@ -474,14 +484,38 @@ pub enum Reason {
     },
 }
 
-/// A duration as a person would say it: `30 s`, `1.5 s`, `250 ms`.
-#[must_use]
-pub fn spoken(span: Duration) -> String {
-    let tenths = (span.as_millis() + 50) / 100;
-    match (span.as_secs(), tenths % 10) {
-        (0, _) => format!("{} ms", span.as_millis()),
-        (_, 0) => format!("{} s", tenths / 10),
-        (_, tenth) => format!("{}.{tenth} s", tenths / 10),
+/// What a generation that does not serve is in the middle of, once a process of it is ready and unless that is its soak.
+/// Displayed as a fragment that fits after a verb.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Moment {
+    /// Others of its processes are starting.
+    Starting,
+    /// A hook runs that it waits for.
+    Hook(Hook),
+    /// It waits for those that it is to be switched with.
+    Held,
+    /// It replaces what serves piece by piece, and this process takes part.
+    Part,
+    /// It has this share of new connections, percent.
+    Share(u32),
+    /// New connections are being moved to it.
+    Switch,
+    /// It stands by.
+    Standby,
+}
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Starting => f.write_str("before all of its instances were ready"),
+            Self::Hook(hook) => write!(f, "while the {hook} hook ran"),
+            Self::Held => f.write_str("while it waited for the others to be switched with it"),
+            Self::Part => f.write_str("while it replaced what serves"),
+            Self::Share(percent) => write!(f, "while it had {percent} % of new connections"),
+            Self::Switch => f.write_str("while it was being switched to"),
+            Self::Standby => f.write_str("while it stood by"),
+        }
     }
 }
 
@@ -509,6 +543,8 @@ impl fmt::Display for Reason {
             Self::StoppingBeforeReady => f.write_str("said STOPPING=1 before it was ready"),
             Self::ExitedInSoak(exit) => write!(f, "ended during its soak: {exit}"),
             Self::StoppingInSoak => f.write_str("said STOPPING=1 during its soak"),
+            Self::ExitedAt { moment, exit } => write!(f, "ended {moment}: {exit}"),
+            Self::StoppingAt(moment) => write!(f, "said STOPPING=1 {moment}"),
             Self::SwitchTimeout(span) => write!(f, "new connections could not be moved to it in {}", spoken(*span)),
             Self::Crashed(exit) => write!(f, "ended while serving: {exit}"),
             Self::WatchdogMissed(span) => write!(f, "no watchdog message in {}", spoken(*span)),

@@ -7,6 +7,7 @@
 //!   several services; [`order`] is which of them starts and ends first.
 //! - [`event`] is the vocabulary: what can happen, what can be wanted, and every reason that is ever given.
 //! - [`policy`] is what the config decides; [`id`] names things; [`health`] makes a verdict of health checks.
+//! - [`spoken`] and [`about`] say durations to people.
 //!
 //! What it promises, whatever order events come in:
 //! - at most one upgrade per service is in flight, and no request joins one that began before it;
@@ -23,6 +24,7 @@ pub mod order;
 pub mod policy;
 pub mod sequence;
 pub mod service;
+mod span;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -35,6 +37,7 @@ pub use policy::{Backoff, CanaryStep, FirstFailure, Hooks, Policy, Readiness, St
 use sequence::Sequence;
 pub use sequence::Together;
 use service::{Outbox, Purpose, Request, Service};
+pub use span::{about, spoken};
 
 /// The whole machine: every service of one supervisor.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,8 +20,8 @@ use super::ledger::News;
 use super::poller::Poller;
 use super::release::Release;
 use crate::control::types::UpgradeStatus;
-use crate::core::event::{Hook, spoken};
-use crate::core::{Event, Generation, Reason, ReleaseId, ServiceId, Time, UpgradeId};
+use crate::core::event::Hook;
+use crate::core::{Event, Generation, Reason, ReleaseId, ServiceId, Time, UpgradeId, spoken};
 use crate::sys::Pid;
 
 mod adopted;

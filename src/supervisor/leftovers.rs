@@ -21,7 +21,7 @@ use super::systemd::Systemd;
 use super::{StartError, Time};
 use crate::config::Config;
 use crate::control::locate;
-use crate::core::event::spoken;
+use crate::core::spoken;
 use crate::exit::Exit;
 use crate::sys::cgroup::{self, Cgroup, Delegated};
 use crate::sys::pidfd::PidFd;

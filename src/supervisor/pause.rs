@@ -14,9 +14,8 @@ use super::requests::rejection;
 use super::{Elsewhere, Supervisor};
 use crate::control::server::{Rejection, RejectionKind};
 use crate::control::types::{Done, PauseRequest, Target};
-use crate::core::event::spoken;
 use crate::core::service::Role;
-use crate::core::{Event, ServiceId};
+use crate::core::{Event, ServiceId, about, spoken};
 use crate::sys::socket::Endpoint;
 use crate::sys::steer;
 
@@ -126,7 +125,7 @@ impl Supervisor {
         let message = match until.filter(|_| on) {
             Some(until) => format!(
                 "{name} is paused: new connections wait, for {} at most; established ones go on",
-                spoken(until.since(self.now()))
+                about(until.since(self.now()))
             ),
             None => format!("{name} is resumed: new connections are let in again"),
         };

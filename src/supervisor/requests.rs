@@ -13,8 +13,7 @@ use crate::control::server::{Command, Rejection, RejectionKind};
 use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
 };
-use crate::core::event::spoken;
-use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId, UpgradeId};
+use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId, UpgradeId, spoken};
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {

@@ -13,10 +13,9 @@ use crate::control::types::{
     GenerationState, GenerationStatus, InstanceHealth, InstanceState, InstanceStatus, KeptStatus, ListenerStatus,
     ServiceState, ServiceStatus, Status,
 };
-use crate::core::event::spoken;
 use crate::core::instance::{Instance, State};
 use crate::core::service::{Generation, Purpose, Role, Service};
-use crate::core::{InstanceId, ReleaseId, Time};
+use crate::core::{InstanceId, ReleaseId, Time, about};
 use crate::sys::socket::Endpoint;
 use crate::sys::{Pid, diag, proc};
 
@@ -111,21 +110,14 @@ fn is_divided(service: &Service, traffic: Traffic) -> bool {
     traffic == Traffic::Steered || service.generations.values().any(|generation| together(generation.role))
 }
 
+/// Until the part of a generation changes by itself, seconds.
+fn remaining(generation: &Generation, now: Time) -> Option<f64> {
+    generation.role_until().filter(|until| *until != Time(u64::MAX)).map(|until| until.since(now).as_secs_f64())
+}
+
 /// For how long a generation stands by, seconds.
 fn standby(generation: &Generation, now: Time) -> Option<f64> {
-    match generation.role {
-        Role::Standby { until } => Some(until.since(now).as_secs_f64()),
-        Role::Starting
-        | Role::Soaking { .. }
-        | Role::Held { .. }
-        | Role::Rolling { .. }
-        | Role::Stepping { .. }
-        | Role::Switching
-        | Role::Serving
-        | Role::Retreating
-        | Role::Draining
-        | Role::Ending => None,
-    }
+    remaining(generation, now).filter(|_| matches!(generation.role, Role::Standby { .. }))
 }
 
 /// Where the processes of a status are to be looked for.
@@ -186,7 +178,7 @@ fn detail_of_one(generation: &Generation, service: &str, now: Time) -> Option<St
     let reason = seat.reason.as_ref()?;
     let failures = seat.failures;
     Some(match seat.retry_at {
-        Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", spoken(at.since(now))),
+        Some(at) => format!("{reason}; failure {failures} in a row, starting it again in {}", about(at.since(now))),
         None if seat.instance.is_some() => format!("{reason}; failure {failures} in a row, starting it again now"),
         None => {
             format!("{reason}; given up after {failures} failures in a row: `zdsup reload {service}` starts it at once")
@@ -222,6 +214,7 @@ fn generation(
         desired: u32::try_from(generation.seats.len()).unwrap_or(u32::MAX),
         ready: generation.available(),
         standby: standby(generation, now),
+        remaining: remaining(generation, now),
         // Without a process there are none.
         connections: generation.instances.is_empty().then_some(0),
         instances,

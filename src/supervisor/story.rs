@@ -1,8 +1,7 @@
 //! What each step is called, and the sentence that a person reads about it: in the log, in the progress of a reload,
 //! in the control API. One place, so that they agree.
 
-use crate::core::event::spoken;
-use crate::core::{Generation, Kind, Reason, Step, UpgradeId, Verdict};
+use crate::core::{Generation, Kind, Reason, Step, UpgradeId, Verdict, spoken};
 use crate::exit::Exit;
 
 /// The name of a step in the control API.

@@ -2,9 +2,8 @@
 
 use super::Supervisor;
 use crate::control::types::UpgradeStatus;
-use crate::core::event::spoken;
 use crate::core::service::Role;
-use crate::core::{Time, Verdict};
+use crate::core::{Time, Verdict, about};
 use crate::text::floor_char_boundary;
 
 /// What systemd takes of a message is 4096 bytes, and what it shows of a status is one line.
@@ -24,30 +23,32 @@ impl Supervisor {
                 parts.push(format!("{name} waiting to start"));
             }
             if let Some(until) = service.paused_until() {
-                parts.push(format!("{name} PAUSED, {} left at most", spoken(until.since(now))));
+                parts.push(format!("{name} PAUSED, {} left at most", about(until.since(now))));
             }
             for generation in service.generations.values().rev() {
+                let left = generation.role_until().filter(|at| *at != Time(u64::MAX)).map(|at| about(at.since(now)));
+                let left = left.map_or_else(String::new, |left| format!(", {left} left"));
                 let what = match generation.role {
                     Role::Starting => "starting".into(),
-                    Role::Held { .. } => "ready, waiting for the others".into(),
-                    Role::Soaking { until } => format!("soaking, {} left", spoken(until.since(now))),
+                    Role::Held { .. } => format!("ready, waiting for the others{left}"),
+                    Role::Soaking { .. } => format!("soaking{left}"),
                     Role::Rolling { .. } => {
                         format!("replacing, {} of {} ready", generation.available(), generation.seats.len())
                     }
                     Role::Stepping { .. } => {
                         let weights = service.weights();
                         let share = weights.iter().find(|(number, _)| *number == generation.number);
-                        format!("canary with {} %", share.map_or(0, |(_, percent)| *percent))
+                        format!("canary with {} %{left}", share.map_or(0, |(_, percent)| *percent))
                     }
                     Role::Switching => "switching".into(),
-                    Role::Standby { until } => format!("standby, {} left", spoken(until.since(now))),
+                    Role::Standby { .. } => format!("standby{left}"),
                     Role::Retreating => "given up, being replaced".into(),
                     Role::Serving if generation.is_up() => "serving".into(),
                     Role::Serving if generation.is_given_up() => "FAILED, given up".into(),
                     Role::Serving if !service.is_replaced(generation) => "down, being restarted".into(),
                     Role::Serving | Role::Draining | Role::Ending => {
                         let left = generation.instances.values().filter_map(|instance| instance.deadline()).max();
-                        let left = left.filter(|at| *at != Time(u64::MAX)).map(|at| spoken(at.since(now)));
+                        let left = left.filter(|at| *at != Time(u64::MAX)).map(|at| about(at.since(now)));
                         let connections = counted
                             .and_then(|status| status.services.iter().find(|service| service.name == name))
                             .and_then(|s| s.generations.iter().find(|g| g.generation == generation.number.0))

@@ -98,6 +98,8 @@ fn metrics_are_well_formed_and_right() {
         ("zdsup_instances_desired{service=\"web\"}", 1.0),
         ("zdsup_instances_ready{service=\"web\"}", 1.0),
         ("zdsup_last_upgrade_success{service=\"web\"}", 0.0),
+        ("zdsup_last_upgrade_verdict{service=\"web\",verdict=\"failed\"}", 1.0),
+        ("zdsup_last_upgrade_verdict{service=\"web\",verdict=\"upgraded\"}", 0.0),
         ("zdsup_listener_queue_length{service=\"web\",listener=\"http\"}", 0.0),
         ("zdsup_holding", 0.0),
         ("zdsup_history_lines_lost_total", 0.0),
@@ -111,6 +113,17 @@ fn metrics_are_well_formed_and_right() {
         assert!((now - 120.0..=now + 1.0).contains(&after.value(sample)), "{sample} in\n{}", after.text);
     }
     promtool(&after.text);
+    // What somebody has aborted is no failure.
+    z.release(&["never-ready"]);
+    assert_eq!(z.reload(&["--no-wait"]).code, 0);
+    z.wait_for("it is in flight", |status| status.services[0].upgrade.is_some());
+    assert!(z.supervisor.run(&["abort"]).status.success());
+    z.wait_for("it is over", |status| status.services[0].upgrade.is_none());
+    let aborted = Metrics::of(&z);
+    for (verdict, expected) in [("aborted", 1.0), ("failed", 0.0)] {
+        let sample = format!("zdsup_last_upgrade_verdict{{service=\"web\",verdict=\"{verdict}\"}}");
+        assert_eq!(aborted.value(&sample), expected, "{sample} in\n{}", aborted.text);
+    }
     z.release(&["serve"]);
     z.end();
 }

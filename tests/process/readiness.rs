@@ -203,6 +203,10 @@ fn the_candidate_takes_over_when_the_old_one_dies_in_its_soak() {
             generation(status, 2).is_some_and(|two| two.state == GenerationState::Soaking)
         };
         let status = z.wait_for("the candidate soaks", soaks);
+        let left = generation(&status, 2).and_then(|two| two.remaining).expect("its soak ends by itself");
+        assert!((900.0..=1000.0).contains(&left), "{left} s");
+        let shown = String::from_utf8(z.supervisor.run(&["status"]).stdout).expect("text");
+        assert!(shown.contains(": soaking for 16 min more, "), "{shown}");
         let old = generation(&status, 1).and_then(|one| one.instances[0].pid).expect("it runs");
         crate::support::process::kill(old, nix::sys::signal::Signal::SIGKILL);
         reload.join().expect("it does not panic").is(Verdict::Upgraded);

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::core::event::spoken;
+use crate::core::spoken;
 use crate::sys::describe;
 
 /// How often it is asked for.

@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use super::history::{failed, figures};
 use super::progress::output;
-use super::span;
 use crate::cli::terminal::{Style, clean, clean_lines};
 use crate::control::types::{ProbeSummary, UpgradeEvent, VerdictStatus};
-use crate::core::Verdict;
+use crate::core::{Verdict, spoken};
 
 /// What is about to be done.
 pub(in crate::cli) fn rehearsing(service: &str, time: Duration) -> String {
-    let time = span(time.as_secs_f64());
+    let time = spoken(time);
     format!(
         "{service}: rehearsing one instance for {time}, on private sockets and without hooks; production is untouched"
     )

@@ -122,7 +122,9 @@ pub(super) fn kept(service: &ServiceStatus) -> String {
 
 /// What goes on with a service, and what is to begin after that.
 pub(super) fn to_come(service: &ServiceStatus, now: f64) -> String {
-    let mut out = service.upgrade.as_ref().map(in_flight).unwrap_or_default();
+    let candidate = service.generations.iter().find(|one| one.remaining.is_some() && one.standby.is_none());
+    let left = candidate.and_then(|one| one.remaining);
+    let mut out = service.upgrade.as_ref().map(|upgrade| in_flight(upgrade, left)).unwrap_or_default();
     for upgrade in &service.queued {
         let (kind, id, ago) = (upgrade.kind, upgrade.id, span((now - upgrade.requested_at).max(0.0)));
         out.push_str(&format!("  {kind} #{id}: waits to begin, asked for {ago} ago\n"));
@@ -133,8 +135,8 @@ pub(super) fn to_come(service: &ServiceStatus, now: f64) -> String {
     out
 }
 
-/// The upgrade in flight.
-fn in_flight(upgrade: &UpgradeStatus) -> String {
+/// The upgrade in flight. `left`: how long its step still lasts, seconds.
+fn in_flight(upgrade: &UpgradeStatus, left: Option<f64>) -> String {
     let waits = match upgrade.step == "awaiting-promotion" {
         true => format!("  `zdsup promote {0}` lets it go on, `zdsup abort {0}` gives it up\n", upgrade.service),
         false => String::new(),
@@ -146,7 +148,8 @@ fn in_flight(upgrade: &UpgradeStatus) -> String {
     };
     let probe = upgrade.probe.as_ref().map(seen);
     let (kind, id, step, so_far) = (upgrade.kind, upgrade.id, &upgrade.step, span(upgrade.duration));
-    format!("  {kind} #{id}: {step}, {so_far} so far\n{waits}{}", probe.unwrap_or_default())
+    let left = left.map_or_else(String::new, |left| format!(" for {} more", span(left)));
+    format!("  {kind} #{id}: {step}{left}, {so_far} so far\n{waits}{}", probe.unwrap_or_default())
 }
 
 /// One service, with all that is known of it.

@@ -110,6 +110,7 @@ fn generation(number: u64, state: GenerationState, instance: InstanceStatus) -> 
         desired: 1,
         ready: u32::from(instance.state == InstanceState::Ready),
         standby: None,
+        remaining: None,
         connections: instance.connections,
         instances: vec![instance],
     }
@@ -231,7 +232,7 @@ fn status_of_services_that_do_not_serve() {
 /// In the middle of a canary that waits: three instances, one of them just started again, a standby, one draining.
 fn canary() -> ServiceStatus {
     let mut new = generation(5, GenerationState::Canary, instance("5.1", InstanceState::Ready, None));
-    (new.weight, new.desired, new.ready) = (Some(5), 3, 2);
+    (new.weight, new.desired, new.ready, new.remaining) = (Some(5), 3, 2, Some(86_325.0));
     new.instances.push(InstanceStatus { status: None, ..instance("5.2", InstanceState::Ready, None) });
     new.instances.push(instance("5.3", InstanceState::Stopping, Some(3.0)));
     for one in &mut new.instances {
@@ -244,7 +245,7 @@ fn canary() -> ServiceStatus {
     old.instances.push(instance("4.2", InstanceState::Ready, None));
     old.instances.push(instance("4.4", InstanceState::Starting, Some(28.2)));
     let mut standby = generation(3, GenerationState::Standby, instance("3.1", InstanceState::Ready, None));
-    (standby.weight, standby.standby) = (Some(0), Some(540.0));
+    (standby.weight, standby.standby, standby.remaining) = (Some(0), Some(540.0), Some(540.0));
     let mut draining = generation(2, GenerationState::Draining, instance("2.1", InstanceState::Stopping, Some(11.0)));
     (draining.weight, draining.connections) = (Some(0), Some(3));
     let mut upgrade = upgrade(9, "awaiting-promotion", None);
@@ -287,6 +288,35 @@ fn watching() {
     assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     assert!(text.chars().all(|char| !char.is_control() || char == '\n'), "{text:?}");
     insta::assert_snapshot!(text);
+}
+
+#[test]
+fn what_is_left_of_a_step_is_said() {
+    let shown = |step: &str, state, left: f64| {
+        let mut web = service();
+        let mut new = generation(4, state, instance("4.1", InstanceState::Ready, None));
+        new.remaining = Some(left);
+        web.generations.insert(0, new);
+        web.upgrade = Some(upgrade(9, step, None));
+        let whole = Status { services: vec![web], ..whole() };
+        let texts = [status(&whole, 1_013.75, PLAIN), watch(&whole, &mut Peaks::default(), 1_013.75, PLAIN)];
+        let line =
+            |text: &str, with: &str| text.lines().find(|line| line.contains(with)).unwrap_or_default().to_owned();
+        let upgrade = line(&texts[0], "reload #9");
+        assert_eq!(line(&texts[1], "reload #9"), upgrade);
+        (upgrade, line(&texts[1], "web@4 "))
+    };
+    for (step, state, left, upgrade, cell) in [
+        ("soaking", GenerationState::Soaking, 3.24, "soaking for 3.2 s more", "3.2 s soak"),
+        ("soaking", GenerationState::Rolling, 4.0, "soaking for 4.0 s more", "4.0 s soak"),
+        ("weighted", GenerationState::Canary, 600.0, "weighted for 10 min more", "10 min canary"),
+        ("awaiting-promotion", GenerationState::Canary, 80_000.0, "awaiting-promotion for 22 h more", "22 h canary"),
+        ("held", GenerationState::Held, 80_000.0, "held for 22 h more", "22 h held"),
+    ] {
+        let (line, row) = shown(step, state, left);
+        assert_eq!(line, format!("  reload #9: {upgrade}, 1.8 s so far"));
+        assert!(row.ends_with(cell), "{row}");
+    }
 }
 
 #[test]

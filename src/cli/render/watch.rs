@@ -127,8 +127,12 @@ fn left(generation: &GenerationStatus) -> String {
     };
     let ends = [InstanceState::Stopping, InstanceState::Aborting, InstanceState::Leftovers];
     let starts = [InstanceState::Preparing, InstanceState::Starting, InstanceState::Proving];
-    match (generation.standby, until(&ends), until(&starts)) {
-        (Some(left), ..) => format!("{} standby", span(left)),
+    let until_what = match generation.state {
+        GenerationState::Soaking | GenerationState::Rolling => "soak",
+        state => generation_state(state),
+    };
+    match (generation.remaining, until(&ends), until(&starts)) {
+        (Some(left), ..) => format!("{} {until_what}", span(left)),
         (None, Some(left), _) => format!("{left} to kill"),
         (None, None, Some(left)) => format!("{left} to ready"),
         (None, None, None) => String::new(),

@@ -98,8 +98,10 @@ impl Service {
 }
 
 impl Generation {
-    /// When its part changes by itself.
-    fn role_until(&self) -> Option<Time> {
+    /// When its part changes by itself, if it does: its soak, its wait for others, the step of its canary, or its time as a
+    /// standby is over.
+    #[must_use]
+    pub fn role_until(&self) -> Option<Time> {
         match self.role {
             Role::Soaking { until } | Role::Held { until } | Role::Standby { until } => Some(until),
             // What waits for more than time is asked about again when that has come.

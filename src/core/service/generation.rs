@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::event::{Action, Hook, Reason};
+use super::super::event::{Action, Exit, Hook, Moment, Reason};
 use super::super::id::{Generation as Number, InstanceId, ReleaseId, ServiceId, Slot, Time, UpgradeId};
 use super::super::instance::{Instance, State};
-use super::super::policy::Policy;
+use super::super::policy::{CanaryStep, Policy, Strategy};
 use super::outbox::Outbox;
 
 /// One generation.
@@ -261,6 +261,49 @@ impl Generation {
         seat.failures = seat.failures.saturating_add(1);
         seat.reason = Some(seat.doomed.take().unwrap_or(reason));
         Some(place)
+    }
+
+    /// Why a process that was ready is lost with its end, while its generation does not serve.
+    pub(super) fn exited(&self, number: u32, exit: Exit) -> Reason {
+        match self.moment(number) {
+            Some(moment) => Reason::ExitedAt { moment, exit },
+            None => Reason::ExitedInSoak(exit),
+        }
+    }
+
+    /// Why a process that was ready is lost by its own word, while its generation does not serve.
+    pub(super) fn said_stopping(&self, number: u32) -> Reason {
+        self.moment(number).map_or(Reason::StoppingInSoak, Reason::StoppingAt)
+    }
+
+    /// What a process of it that is ready is in the middle of; `None`: its soak.
+    fn moment(&self, number: u32) -> Option<Moment> {
+        let takes_part = self.seats.iter().any(|seat| seat.instance == Some(number) && seat.admitted);
+        let waits = self.hook.map_or(Moment::Starting, |(hook, _)| Moment::Hook(hook));
+        match self.role {
+            Role::Starting => Some(waits),
+            Role::Held { .. } => Some(Moment::Held),
+            Role::Rolling { .. } if takes_part => Some(Moment::Part),
+            Role::Rolling { gate } if gate.is_none() || self.hook.is_some() => Some(waits),
+            Role::Stepping { step, .. } => Some(Moment::Share(self.weight_of_step(step))),
+            Role::Switching => Some(Moment::Switch),
+            Role::Standby { .. } => Some(Moment::Standby),
+            Role::Soaking { .. } | Role::Rolling { .. } => None,
+            Role::Serving | Role::Retreating | Role::Draining | Role::Ending => None,
+        }
+    }
+
+    /// The steps of its canary, and whether somebody has to promote each.
+    pub(super) fn canary(&self) -> Option<(&[CanaryStep], bool)> {
+        match &self.policy.strategy {
+            Strategy::Canary { steps, manual } => Some((steps, *manual)),
+            Strategy::Overlap | Strategy::Rolling { .. } | Strategy::BlueGreen { .. } | Strategy::StopStart => None,
+        }
+    }
+
+    /// Its share at a step of its canary, percent.
+    pub(super) fn weight_of_step(&self, step: u32) -> u32 {
+        self.canary().and_then(|(steps, _)| steps.get(step as usize)).map_or(0, |step| step.weight)
     }
 
     /// The slots that a process of it has, or that one of its seats is kept for.

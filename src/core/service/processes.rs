@@ -54,7 +54,10 @@ impl Service {
             }
             Change::SaidStopping => {
                 tell(Step::Stopping { instance: id });
-                let reason = if ready_for.is_some() { Reason::StoppingInSoak } else { Reason::StoppingBeforeReady };
+                let reason = match ready_for {
+                    Some(_) => generation.said_stopping(id.number),
+                    None => Reason::StoppingBeforeReady,
+                };
                 match self.is_candidates(id) {
                     true => self.give_up_for(now, id, reason, out),
                     false => self.roll(now, out),
@@ -185,7 +188,8 @@ impl Service {
     fn lost(&mut self, now: Time, id: InstanceId, loss: Loss, ready_for: Option<Duration>, out: &mut Outbox) {
         let service = self.id;
         let Some(generation) = self.generations.get_mut(&id.generation) else { return };
-        match generation.role {
+        let role = generation.role;
+        match role {
             Role::Starting
             | Role::Soaking { .. }
             | Role::Held { .. }
@@ -193,7 +197,7 @@ impl Service {
             | Role::Stepping { .. }
             | Role::Switching => {
                 let reason = match loss {
-                    Loss::Died(exit) if ready_for.is_some() => Reason::ExitedInSoak(exit),
+                    Loss::Died(exit) if ready_for.is_some() => generation.exited(id.number, exit),
                     Loss::Died(exit) => Reason::ExitedBeforeReady(exit),
                     Loss::NeverRan(reason) => reason,
                 };
@@ -208,7 +212,8 @@ impl Service {
             }
             Role::Serving | Role::Standby { .. } => {
                 let reason = match loss {
-                    Loss::Died(exit) if ready_for.is_some() => Reason::Crashed(exit),
+                    Loss::Died(exit) if ready_for.is_some() && role == Role::Serving => Reason::Crashed(exit),
+                    Loss::Died(exit) if ready_for.is_some() => generation.exited(id.number, exit),
                     Loss::Died(exit) => Reason::ExitedBeforeReady(exit),
                     Loss::NeverRan(reason) => reason,
                 };

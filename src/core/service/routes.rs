@@ -51,7 +51,7 @@ impl Service {
         let candidate = self.candidate();
         let share = candidate.map_or(0, |candidate| match candidate.role {
             Role::Switching => 100,
-            Role::Stepping { step, .. } => self.weight_of_step(candidate, step),
+            Role::Stepping { step, .. } => candidate.weight_of_step(step),
             Role::Rolling { .. } => part(admitted(candidate).len(), [Some(serving), helper]),
             Role::Starting
             | Role::Soaking { .. }

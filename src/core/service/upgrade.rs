@@ -180,7 +180,7 @@ impl Service {
             let step = Step::Held { generation: number };
             return out.push(Action::Progress { service: self.id, upgrade: generation.upgrade, step });
         }
-        if canary(&generation.policy).is_none_or(|(steps, _)| step as usize >= steps.len()) {
+        if generation.canary().is_none_or(|(steps, _)| step as usize >= steps.len()) {
             return self.switch(now, number, out);
         }
         generation.role = Role::Stepping { step, until: None };
@@ -236,7 +236,7 @@ impl Service {
     fn stay_at_step(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
         let Some(generation) = self.generations.get_mut(&number) else { return };
         generation.switch_by = None;
-        let Some((steps, manual)) = canary(&generation.policy) else { return };
+        let Some((steps, manual)) = generation.canary() else { return };
         let Some(canary) = steps.get(step as usize) else { return };
         let hold = Some(canary.hold).filter(|_| !manual);
         let until = now.after(hold.unwrap_or(PROMOTE_TIMEOUT));
@@ -247,17 +247,11 @@ impl Service {
 
     /// A step of the canary is over.
     pub(super) fn step_over(&mut self, now: Time, number: Number, step: u32, out: &mut Outbox) {
-        let manual =
-            self.generations.get(&number).and_then(|one| canary(&one.policy)).is_some_and(|(_, manual)| manual);
+        let manual = self.generations.get(&number).and_then(Generation::canary).is_some_and(|(_, manual)| manual);
         if manual {
             return self.give_up(now, Verdict::RolledBack, Reason::NeverPromoted(PROMOTE_TIMEOUT), out);
         }
         self.step(now, number, step + 1, out);
-    }
-
-    /// The candidate's share at a step of its canary, percent.
-    pub(super) fn weight_of_step(&self, candidate: &Generation, step: u32) -> u32 {
-        canary(&candidate.policy).and_then(|(steps, _)| steps.get(step as usize)).map_or(0, |step| step.weight)
     }
 
     // ---- the verdict ----------------------------------------------------------------------------------------------
@@ -475,12 +469,5 @@ impl Service {
 
     pub(super) fn conclude(&self, upgrade: UpgradeId, verdict: Verdict, reason: Option<Reason>, out: &mut Outbox) {
         out.push(Action::Conclude { service: self.id, upgrade, verdict, reason });
-    }
-}
-
-fn canary(policy: &Policy) -> Option<(&[super::super::policy::CanaryStep], bool)> {
-    match &policy.strategy {
-        Strategy::Canary { steps, manual } => Some((steps, *manual)),
-        Strategy::Overlap | Strategy::Rolling { .. } | Strategy::BlueGreen { .. } | Strategy::StopStart => None,
     }
 }

@@ -558,7 +558,7 @@ fn a_failure_of_what_is_held_ends_it_for_all() {
     f.said.clear();
     f.dies(0);
     f.says(&[
-        "3 rolled-back: ended during its soak: exit status 1",
+        "3 rolled-back: ended while it waited for the others to be switched with it: exit status 1",
         "api@2 is told",
         "4 aborted: upgrade #3 was rolled back, and all of them were to succeed or none",
     ]);
@@ -587,7 +587,7 @@ fn where_the_switch_has_begun_what_is_switched_goes_back_to_what_stands_by() {
     f.dies(1);
     f.handle(Event::WeightsSet(ServiceId(1)));
     f.says(&[
-        "4 rolled-back: ended during its soak: exit status 1",
+        "4 rolled-back: ended while it was being switched to: exit status 1",
         "db takes 3 back",
         "db switches back to 1",
         "db@1 serves",
@@ -618,7 +618,7 @@ fn nobody_is_held_for_ever() {
     f.on(other, E::Extend(HOLD_TIMEOUT));
     f.pass(HOLD_TIMEOUT);
     assert!(
-        f.said.contains(&"3 rolled-back: the others were not ready to be switched in 86400 s".to_owned()),
+        f.said.contains(&"3 rolled-back: the others were not ready to be switched in 24 h".to_owned()),
         "{:?}",
         f.said
     );
@@ -637,10 +637,10 @@ fn none_begins_once_one_before_it_was_held_for_too_long() {
     f.pass(HOLD_TIMEOUT);
     f.says(&[
         "db@2 is told",
-        "4 rolled-back: the others were not ready to be switched in 86400 s",
+        "4 rolled-back: the others were not ready to be switched in 24 h",
         "5 refused: not begun, since upgrade #4 was rolled back",
         "api@2 is told",
-        "3 rolled-back: nobody promoted it in 86400 s",
+        "3 rolled-back: nobody promoted it in 24 h",
     ]);
 }
 

@@ -1,5 +1,6 @@
 //! Scenes of each strategy: how traffic and instances move from one generation to the next, and back.
 
+use super::super::event::Moment;
 use super::super::policy::PROMOTE_TIMEOUT;
 use super::super::service::{Phase, Role};
 use super::upgrade::Bench;
@@ -345,16 +346,16 @@ fn a_manual_canary_waits_for_its_promotion() {
     b.weights_set();
     b.actions();
     b.pass(PROMOTE_TIMEOUT);
-    b.wants(&["stop 2.1", "weights 1=100 2=0", "rolled-back 2: nobody promoted it in 86400 s"]);
+    b.wants(&["stop 2.1", "weights 1=100 2=0", "rolled-back 2: nobody promoted it in 24 h"]);
 }
 
 #[test]
 fn whatever_is_wrong_with_a_canary_brings_all_traffic_back() {
     type Fault = (&'static str, fn(&mut Bench));
     let faults: [Fault; 5] = [
-        ("ended during its soak", |b| b.ends(2, 1, Exit::Code(1))),
+        ("ended while it had 5 % of new connections: exit status 1", |b| b.ends(2, 1, Exit::Code(1))),
         ("its health checks failed: 500", |b| b.on(2, 1, E::Unhealthy("500".into()))),
-        ("said STOPPING=1 during its soak", |b| b.on(2, 1, E::Stopping)),
+        ("said STOPPING=1 while it had 5 % of new connections", |b| b.on(2, 1, E::Stopping)),
         ("3 of 100 requests failed", |b| {
             let reason = "3 of 100 requests failed".to_owned();
             b.handle(Event::Condemned { upgrade: UpgradeId(2), reason });
@@ -384,6 +385,66 @@ fn a_canary_takes_over_when_nothing_else_serves() {
     b.actions();
     b.on(1, 1, E::Exited(Exit::Code(1)));
     assert!(b.actions().contains(&"weights 1=0 2=100".to_owned()));
+}
+
+#[test]
+fn what_a_process_was_in_the_middle_of_as_it_ended_is_said() {
+    let verdict = |mut b: Bench, number: u32| {
+        b.actions();
+        b.ends(2, number, Exit::Code(1));
+        b.actions().into_iter().find(|action| action.contains(" 2: ")).expect("a verdict")
+    };
+    let mut b = upgrading(Policy { instances: 2, ..policy() });
+    b.ready(2, 1);
+    assert_eq!(verdict(b, 1), "failed 2: ended before all of its instances were ready: exit status 1");
+    let mut b = hooked();
+    b.hook(2, Hook::BeforeStart, Ok(()));
+    b.ready(2, 1);
+    assert_eq!(verdict(b, 1), "failed 2: ended while the after-ready hook ran: exit status 1");
+    let mut b = upgrading(Policy { soak: secs(5), ..canary(&[(5, 30), (50, 60)], false) });
+    b.ready(2, 1);
+    b.pass(secs(5));
+    b.weights_set();
+    b.pass(secs(30));
+    assert_eq!(verdict(b, 1), "rolled-back 2: ended while it had 50 % of new connections: exit status 1");
+
+    // One that takes part, and one that is still to: in its soak, then with the others of its batch.
+    let mut b = upgrading(Policy { soak: secs(5), ..rolling(2, 1, 0) });
+    b.ready(2, 1);
+    b.pass(secs(5));
+    b.ends(1, 2, Exit::Code(0));
+    b.ready(2, 2);
+    b.ends(2, 1, Exit::Code(1));
+    b.actions();
+    let reason = Reason::ExitedAt { moment: Moment::Part, exit: Exit::Code(1) };
+    assert_eq!(reason.to_string(), "ended while it replaced what serves: exit status 1");
+    assert_eq!(*b.last_step(), Step::Returning { generation: Generation(1), reason });
+    let mut b = upgrading(Policy { soak: secs(5), ..rolling(3, 2, 0) });
+    b.ready(2, 1);
+    b.ready(2, 2);
+    assert_eq!(verdict(b, 1), "rolled-back 2: ended during its soak: exit status 1");
+    let mut b = upgrading(rolling(3, 2, 0));
+    b.ready(2, 1);
+    assert_eq!(verdict(b, 1), "failed 2: ended before all of its instances were ready: exit status 1");
+}
+
+#[test]
+fn what_stands_by_neither_serves_nor_soaks_as_it_ends() {
+    let retried = |b: &Bench| match b.last_step() {
+        Step::Retrying { reason, .. } => reason.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let mut b = switched();
+    b.on(1, 1, E::Exited(Exit::Code(1)));
+    b.actions();
+    assert_eq!(retried(&b), "ended while it stood by: exit status 1");
+    let mut b = switched();
+    let _ = b.core.rollback(b.now, b.service, None);
+    b.actions();
+    b.on(1, 1, E::Exited(Exit::Code(1)));
+    let reason = "ended while it was being switched to: exit status 1";
+    assert!(b.actions().contains(&format!("rolled-back 3: {reason}")));
+    assert_eq!(retried(&b), reason);
 }
 
 // ---- blue-green, and going back -----------------------------------------------------------------------------------

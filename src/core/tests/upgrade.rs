@@ -465,7 +465,11 @@ fn a_candidate_that_dies_while_connections_are_moved_to_it() {
     b.on(2, 1, E::Ready);
     b.wants(&["weights 1=0 2=100"]);
     b.on(2, 1, E::Exited(SEGV));
-    b.wants(&["weights 1=100 2=0", "rolled-back 2: ended during its soak: killed by SIGSEGV", "sweep 2.1"]);
+    b.wants(&[
+        "weights 1=100 2=0",
+        "rolled-back 2: ended while it was being switched to: killed by SIGSEGV",
+        "sweep 2.1",
+    ]);
     b.on(2, 1, E::Emptied);
     b.wants(&["discard r2"]);
     // Two answers are due: the first of them says nothing about the next candidate.

@@ -4,8 +4,7 @@ use std::ffi::OsString;
 use std::sync::Arc;
 
 use super::{Checkup, LATE, Outcome, Running};
-use crate::core::InstanceId;
-use crate::core::event::spoken;
+use crate::core::{InstanceId, spoken};
 use crate::supervisor::Supervisor;
 use crate::supervisor::errand::Errand;
 use crate::supervisor::poller::Source;

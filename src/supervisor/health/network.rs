@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Outcome;
 use crate::config::health::{BODY_MAX, Statuses};
-use crate::core::event::spoken;
+use crate::core::spoken;
 use crate::supervisor::http::{self, Answer, HEAD_MAX};
 use crate::sys::describe;
 use crate::sys::socket::Bound;

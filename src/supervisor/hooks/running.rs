@@ -7,8 +7,7 @@ use std::time::Duration;
 use nix::libc::{SIGKILL, SIGTERM};
 
 use super::Order;
-use crate::core::event::spoken;
-use crate::core::{ServiceId, Time};
+use crate::core::{ServiceId, Time, spoken};
 use crate::supervisor::errand::Errand;
 use crate::supervisor::output::{Flow, Stream, Tail};
 use crate::supervisor::poller::{Poller, Source};

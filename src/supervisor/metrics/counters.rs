@@ -58,7 +58,7 @@ impl Counters {
 }
 
 impl OfService {
-    const VERDICTS: [Verdict; 5] =
+    pub(super) const VERDICTS: [Verdict; 5] =
         [Verdict::Upgraded, Verdict::Failed, Verdict::RolledBack, Verdict::Aborted, Verdict::Refused];
 
     /// Every verdict, those that have not fallen among them: an increase from nothing is none to whoever looks.

@@ -83,10 +83,14 @@ impl Facts {
         spread(out.metric(&table::ROLLBACK), |of| &of.rollback);
         spread(out.metric(&table::DRAIN), |of| &of.drain);
         self.of_each(out, &table::LAST_TIME, |service| service.last_upgrade.as_ref().and_then(|last| last.ended_at));
-        self.of_each(out, &table::LAST_SUCCESS, |service| {
-            let verdict = service.last_upgrade.as_ref()?.verdict.as_ref()?;
-            Some(flag(verdict.verdict == Verdict::Upgraded))
-        });
+        let mut samples = out.metric(&table::LAST_VERDICT);
+        for (service, last) in self.each().filter_map(|service| Some((service, last_verdict(service)?))) {
+            for verdict in OfService::VERDICTS {
+                let labels = [("service", service.name.as_str()), ("verdict", &verdict.to_string())];
+                samples.add(&labels, flag(verdict == last));
+            }
+        }
+        self.of_each(out, &table::LAST_SUCCESS, |service| Some(flag(last_verdict(service)? == Verdict::Upgraded)));
     }
 
     fn listeners(&self, out: &mut Exposition) {
@@ -169,6 +173,11 @@ fn ready(service: &ServiceStatus) -> usize {
         .flat_map(|one| &one.instances)
         .filter(|one| one.state == InstanceState::Ready)
         .count()
+}
+
+/// How the latest upgrade that ended did.
+fn last_verdict(service: &ServiceStatus) -> Option<Verdict> {
+    Some(service.last_upgrade.as_ref()?.verdict.as_ref()?.verdict)
 }
 
 fn flag(is_so: bool) -> f64 {

@@ -49,6 +49,7 @@ metrics! {
     ROLLBACK Histogram "zdsup_rollback_duration_seconds" "Until the traffic was back at a release that is well.";
     DRAIN Histogram "zdsup_drain_duration_seconds" "From when a generation that served was told to stop until it was gone.";
     LAST_TIME Gauge "zdsup_last_upgrade_timestamp_seconds" "When the latest upgrade that ended had its verdict.";
+    LAST_VERDICT Gauge "zdsup_last_upgrade_verdict" "1 for that verdict, 0 for the others.";
     LAST_SUCCESS Gauge "zdsup_last_upgrade_success" "1 where that verdict was `upgraded`.";
     QUEUE Gauge "zdsup_listener_queue_length" "Connections that wait to be accepted.";
     BACKLOG Gauge "zdsup_listener_backlog" "How many may wait.";

@@ -194,7 +194,8 @@ fn a_crash_in_a_canary_step() {
     let mut z = steered_with(&["serve"], &[], |setup, _| setup.upgrade = canary_at(WEIGHT));
     z.release(&["ready-then-dies", "--serves", "--after", "1500"]);
     let load = Load::with(&z.target(), &[Manner::Fresh; 4]);
-    z.reload(&[]).is(Verdict::RolledBack).because("exit status 1").still_serving(1);
+    let reason = format!("ended while it had {WEIGHT} % of new connections: exit status 1");
+    z.reload(&[]).is(Verdict::RolledBack).because(&reason).still_serving(1);
     assert_eq!(by_generation(&draw(z.address(), 400)).into_keys().collect::<Vec<_>>(), [1]);
     z.whole(1);
     load.more(100);
