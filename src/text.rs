@@ -1,5 +1,10 @@
 //! Pieces of text.
 
+/// So many of something that takes an s.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+}
+
 /// The last place up to `at`, in bytes, that is between two characters (`str::floor_char_boundary`, which Rust has from
 /// 1.91 on).
 pub(crate) fn floor_char_boundary(text: &str, at: usize) -> usize {

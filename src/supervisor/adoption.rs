@@ -17,6 +17,7 @@ use crate::core::event::InstanceEvent;
 use crate::core::instance::State;
 use crate::core::{Exit, InstanceId, Time};
 use crate::sys::shim;
+use crate::text::count;
 
 /// A successor that lives for so long is not one of a row that die at once.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(250);
@@ -81,9 +82,9 @@ impl Supervisor {
         } else {
             self.core.ask_again(self.now());
         }
-        let mut count = 0;
+        let mut adopted = 0;
         for entry in processes {
-            count += usize::from(self.adopt(entry, was_us, &mut fds));
+            adopted += usize::from(self.adopt(entry, was_us, &mut fds));
         }
         self.account_for_the_rest();
         for socket in self.watched.values() {
@@ -98,9 +99,8 @@ impl Supervisor {
         for name in fds.into_keys() {
             tracing::debug!("{name} is of no use any more");
         }
-        let processes = if count == 1 { "1 process".to_owned() } else { format!("{count} processes") };
-        let listeners = self.watched.len();
-        let what = format!("{processes} and {listeners} listener{}", if listeners == 1 { "" } else { "s" });
+        let processes = if adopted == 1 { "1 process".to_owned() } else { format!("{adopted} processes") };
+        let what = format!("{processes} and {}", count(self.watched.len() as u64, "listener"));
         if was_us {
             tracing::info!("zdsup {VERSION} goes on with {what}");
         } else {

@@ -14,6 +14,7 @@ use crate::control::types::{
     AdmissionKind, Done, Promotion, Scaling, Status, SupervisorStatus, Target, UpgradeAccepted, UpgradeRequest,
 };
 use crate::core::{self, Admission, Generation, Kind, Refusal, ReleaseId, ServiceId, UpgradeId, spoken};
+use crate::text::count;
 
 impl Supervisor {
     pub(super) fn on_command(&mut self, command: Command) {
@@ -257,7 +258,7 @@ impl Supervisor {
         let message = format!("scale to {} requested by user {uid}", scaling.instances);
         tracing::info!(service = name, generation = generation.0, "{message}");
         self.tell_of_service(service, Some(generation), "requested", &message);
-        let (instances, plural) = (scaling.instances, if scaling.instances == 1 { "" } else { "s" });
+        let instances = scaling.instances;
         let change = match (instances.checked_sub(before), before.saturating_sub(instances)) {
             (Some(0), _) => "as before".to_owned(),
             (Some(more), _) => format!("{more} more {} started", if more == 1 { "is" } else { "are" }),
@@ -268,7 +269,8 @@ impl Supervisor {
             Some(scaled) => format!("; it stays so until the config says another number than {}", scaled.configured),
             None => "; that is what its config says".to_owned(),
         };
-        Ok(Done { message: format!("{name}@{generation} has {instances} instance{plural}: {change}{until}") })
+        let has = count(instances.into(), "instance");
+        Ok(Done { message: format!("{name}@{generation} has {has}: {change}{until}") })
     }
 
     fn on_stop(&mut self, target: &Target, uid: u32) -> Result<Done, Rejection> {

@@ -3,6 +3,7 @@
 
 use crate::core::{Generation, Kind, Reason, Step, UpgradeId, Verdict, spoken};
 use crate::exit::Exit;
+use crate::text::count;
 
 /// The name of a step in the control API.
 pub(super) fn name(step: &Step) -> &'static str {
@@ -118,9 +119,7 @@ fn sentence_of_one(step: &Step, pid: Option<u32>) -> String {
         Step::Standby { span, .. } => format!("standing by for {}: `zdsup rollback` goes back at once", spoken(*span)),
         Step::Returning { reason, .. } => format!("coming back, since the new generation is given up: {reason}"),
         Step::HookBegun { hook, .. } => format!("running the {hook} hook"),
-        Step::Scaled { instances, .. } => {
-            format!("{instances} instance{} from now on", if *instances == 1 { "" } else { "s" })
-        }
+        Step::Scaled { instances, .. } => format!("{} from now on", count((*instances).into(), "instance")),
         Step::Paused { span } => format!("paused: new connections wait, for {} at most", spoken(*span)),
         Step::Resumed => "resumed: new connections are let in again".into(),
         Step::Unhealthy { reason, .. } => format!("{}: {reason}", process()),

@@ -4,7 +4,7 @@ use super::Supervisor;
 use crate::control::types::UpgradeStatus;
 use crate::core::service::Role;
 use crate::core::{Time, Verdict, about};
-use crate::text::floor_char_boundary;
+use crate::text::{count, floor_char_boundary};
 
 /// What systemd takes of a message is 4096 bytes, and what it shows of a status is one line.
 const LINE: usize = 2000;
@@ -53,9 +53,8 @@ impl Supervisor {
                             .and_then(|status| status.services.iter().find(|service| service.name == name))
                             .and_then(|s| s.generations.iter().find(|g| g.generation == generation.number.0))
                             .and_then(|generation| generation.connections);
-                        let connections = connections
-                            .map(|n| format!(", {n} connection{}", if n == 1 { "" } else { "s" }))
-                            .unwrap_or_default();
+                        let connections =
+                            connections.map(|n| format!(", {}", count(n, "connection"))).unwrap_or_default();
                         format!(
                             "draining{connections}{}",
                             left.map(|left| format!(", {left} left")).unwrap_or_default()

@@ -4,9 +4,10 @@ use crate::cli::terminal::{Style, clean, clean_lines, wrap};
 use crate::control::types::{
     KernelFigures, Kpi, PhaseRecord, ProbeErrors, ProbeFigures, Spread, SupervisorEvent, UpgradeRecord, Verdict,
 };
+use crate::text::count;
 
 use super::table::Table;
-use super::units::{count, instant, span};
+use super::units::{instant, span};
 
 /// As wide as a timeline is drawn, characters.
 const TIMELINE: usize = 36;

@@ -2,10 +2,11 @@
 
 use super::status::paint;
 use super::table::Table;
-use super::units::{count, size, span};
+use super::units::{size, span};
 use crate::cli::terminal::{Style, clean};
 use crate::control::types::{GenerationState, InstanceState, ServiceState, ServiceStatus};
 use crate::core::Verdict;
+use crate::text::count;
 
 /// So many services are shown in full.
 const IN_FULL: usize = 6;

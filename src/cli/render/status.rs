@@ -6,12 +6,13 @@ use crate::control::types::{
     ProbeSummary, ServiceState, ServiceStatus, Status, SupervisorStatus, UpgradeStatus, VerdictStatus,
 };
 use crate::core::Verdict;
+use crate::text::count;
 
 use super::history::figures;
 use super::overview;
 use super::progress::{ended, last_output, output};
 use super::table::Table;
-use super::units::{count, size, span};
+use super::units::{size, span};
 
 /// Lines of output shown of what failed.
 const OUTPUT_LINES: usize = 5;

@@ -40,11 +40,6 @@ pub(super) fn size(bytes: u64) -> String {
     }
 }
 
-/// So many of something.
-pub(super) fn count(number: u64, one: &str) -> String {
-    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

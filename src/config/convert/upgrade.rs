@@ -10,6 +10,7 @@ use super::super::{
 };
 use super::probe::probe;
 use super::{INSTANCES_MAX, Origin, Problem, Result, choice, duration, nonzero, number};
+use crate::text::count;
 
 const STRATEGIES: [&str; 5] = ["overlap", "rolling", "canary", "blue-green", "stop-start"];
 
@@ -146,10 +147,8 @@ fn rolling(
     let remedy = around.origin.either("max-surge = 1", "--upgrade-max-surge 1");
     let problem = match unavailable.map(Spanned::get_ref) {
         Some(raw::Amount::Text(text)) => {
-            let of = around.instances;
-            let s = if of == 1 { "" } else { "s" };
-            problem
-                .hint(format!("`{text}` of {of} instance{s}, rounded down, is 0: write `{remedy}`, or a larger part"))
+            let of = count(around.instances.into(), "instance");
+            problem.hint(format!("`{text}` of {of}, rounded down, is 0: write `{remedy}`, or a larger part"))
         }
         _ => {
             let other = around.origin.either("max-unavailable = 1", "--upgrade-max-unavailable 1");
