@@ -114,12 +114,14 @@ impl Survival {
         room.map_or(usize::MAX, |(limit, used)| limit.saturating_sub(used + PER_UPGRADE))
     }
 
-    /// Whether a process may become its program: a successor would find it. Otherwise it is held back.
+    /// Whether a process may become its program: a successor would find it, or nobody is there who would start one.
+    /// Otherwise it is held back.
     pub(crate) fn admits(&mut self, instance: InstanceId, now: Time) -> bool {
-        if self.again_at.is_some() {
+        let admitted = self.is_complete();
+        if !admitted {
             self.held_back.push((instance, now));
         }
-        self.again_at.is_none()
+        admitted
     }
 
     /// Those that need not wait any longer: a store that does not listen is no reason not to serve.
