@@ -4,6 +4,7 @@
 //! printed in their pipes, and how they have ended in their pidfds: all of it is read as if it had just come.
 
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,8 +24,8 @@ use crate::text::count;
 pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(250);
 /// The third of such a row gives up what was in flight. (The fifth only holds what runs: [`super::hold`].)
 const POISONED: u32 = 2;
-/// How long until a shim whose supervisor is gone is looked at again.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
+/// How long until a shim whose supervisor is gone is looked at again: at first, and at most.
+pub(super) const LOOK_AGAIN: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(256));
 
 impl Supervisor {
     /// Goes on from there. `deaths`: how many successors before this one have died at it, in a row.
@@ -170,13 +171,21 @@ impl Supervisor {
                 self.unsettled.remove(&id);
                 continue;
             };
-            // The end of one that is gone is told by its pidfd.
-            if let Ok(false) = shim::is_shim(process.pid) {
+            let seen = shim::is_shim(process.pid);
+            if has_launched(&seen, self.look_again_after) {
+                if let Err(error) = seen {
+                    let (service, pid) = (self.name_of(id.service), process.pid);
+                    tracing::warn!(
+                        service,
+                        "process {pid} cannot be looked at, and is taken to be the program: {error}"
+                    );
+                }
                 self.unsettled.remove(&id);
                 self.launched(id);
             }
         }
-        self.look_again_at = (!self.unsettled.is_empty()).then(|| self.now().after(LOOK_AGAIN));
+        self.look_again_at = (!self.unsettled.is_empty()).then(|| self.now().after(self.look_again_after));
+        self.look_again_after = longer(self.look_again_after);
     }
 
     /// A shim of a predecessor has exited without having become its program: another is made.
@@ -226,4 +235,36 @@ impl Supervisor {
     }
 }
 
+/// Whether a process that was a shim counts as its program. One that cannot be looked at is on its way out, which its
+/// pidfd tells soon; if that has not come when looking has become rare, it lives where we may not look.
+fn has_launched(seen: &io::Result<bool>, pause: Duration) -> bool {
+    match seen {
+        Ok(is_shim) => !is_shim,
+        Err(_) => pause >= LOOK_AGAIN.1,
+    }
+}
+
+fn longer(pause: Duration) -> Duration {
+    LOOK_AGAIN.1.min(pause * 2)
+}
+
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_looked_at_is_not_looked_at_for_ever() {
+        let denied = Err(io::ErrorKind::PermissionDenied.into());
+        let (mut pause, mut waited, mut looks) = (LOOK_AGAIN.0, Duration::ZERO, 1);
+        while !has_launched(&denied, pause) {
+            (waited, looks) = (waited + pause, looks + 1);
+            pause = longer(pause);
+            assert!(waited < Duration::from_secs(1), "{looks} looks");
+        }
+        assert!(waited >= Duration::from_millis(100), "one that is on its way out has the time to go: {waited:?}");
+        assert_eq!(longer(pause), pause, "a shim that stays one costs four looks a second");
+        assert!(!has_launched(&Ok(true), pause) && has_launched(&Ok(false), LOOK_AGAIN.0));
+    }
+}

@@ -56,6 +56,23 @@ impl fmt::Display for Leftover {
     }
 }
 
+/// Processes whose environment is not ours to read, and which nothing else tells anything about.
+#[derive(Debug, Default)]
+struct Unseen(Vec<Pid>);
+
+/// What a search has found.
+struct Search {
+    left: Vec<Leftover>,
+    unseen: Unseen,
+}
+
+/// What has become of them.
+struct Ended {
+    count: usize,
+    /// Why it cannot be said that these were all.
+    doubt: Option<String>,
+}
+
 /// How they are ended.
 #[derive(Clone, Copy, Debug)]
 struct Manner {
@@ -80,8 +97,8 @@ impl Manner {
 /// sentence for each process. `is_final`: it is known that no supervisor comes any more.
 ///
 /// # Errors
-/// When a supervisor lives there or is expected, the directory or a process is not ours to deal with, or a process does
-/// not end.
+/// When a supervisor lives there or is expected, the directory or a process is not ours to deal with, an instance is not
+/// found among processes that can be looked into, or a process does not end.
 pub async fn end(
     directory: &Path,
     is_final: bool,
@@ -93,17 +110,25 @@ pub async fn end(
         let message = format!("a supervisor runs in {}, or is about to be started there again", directory.display());
         return Err(StartError::new(Exit::Refused, message).hint("`zdsup stop` ends it, and all that it runs"));
     }
-    if !directory.exists() && search(directory)?.is_empty() {
+    if !directory.exists() && search(directory)?.left.is_empty() {
         return Ok(0);
     }
-    let directory = RuntimeDirectory::open(directory.to_owned()).map_err(|error| match error.exit {
+    let directory = RuntimeDirectory::open_as_left(directory.to_owned()).map_err(|error| match error.exit {
         Exit::Refused => error.hint("`zdsup stop` ends it, and all that it runs"),
         _ => error,
     })?;
     let manner = Manner { signal: SIGTERM, timeout };
-    let ended = end_in(directory.path(), manner, tell, &mut || ()).await?;
+    let Ended { count, doubt } = end_in(&directory, manner, tell, &mut || ()).await?;
+    if let Some(doubt) = doubt {
+        let hint = format!(
+            "run it as root with CAP_SYS_PTRACE (in a container: --cap-add SYS_PTRACE); if none of them is of the \
+             service, remove {}",
+            directory.notify_sockets().display()
+        );
+        return Err(StartError::new(Exit::NotPermitted, doubt).hint(hint));
+    }
     directory.clear();
-    Ok(ended)
+    Ok(count)
 }
 
 /// The notify sockets that processes have in their environment, leftovers and others.
@@ -161,7 +186,9 @@ async fn end_while_telling(
         systemd.deadline(now, true);
         systemd.tick(now);
     };
-    end_in(directory.path(), manner, &mut tell, &mut pass).await?;
+    if let Some(doubt) = end_in(directory, manner, &mut tell, &mut pass).await?.doubt {
+        tracing::warn!("{doubt}");
+    }
     Ok(())
 }
 
@@ -169,15 +196,16 @@ fn has_marked(owner: &Path, delegated: &Delegated) -> bool {
     !cgroup::marked(owner, Some(delegated.path())).is_empty()
 }
 
-/// Ends all of them, and says how many there were. `pass` is called again and again meanwhile.
+/// Ends all of them. `pass` is called again and again meanwhile.
 async fn end_in(
-    directory: &Path,
+    runtime: &RuntimeDirectory,
     manner: Manner,
     tell: &mut dyn FnMut(&str),
     pass: &mut dyn FnMut(),
-) -> Result<usize, StartError> {
-    let began = Instant::now();
+) -> Result<Ended, StartError> {
+    let (directory, began) = (runtime.path(), Instant::now());
     let (mut left, mut count, mut kill) = (BTreeMap::<Pid, Leftover>::new(), 0, false);
+    let (mut instances, mut unseen) = (BTreeSet::new(), Unseen::default());
     let mut searched: Option<Instant> = None;
     loop {
         left.retain(|_, one| {
@@ -188,7 +216,10 @@ async fn end_in(
             !ended
         });
         if left.is_empty() || searched.is_none_or(|at| at.elapsed() >= SEARCH) {
-            for one in search(directory)? {
+            let search = search(directory)?;
+            unseen = search.unseen;
+            for one in search.left {
+                instances.insert(one.instance.clone());
                 left.entry(one.pid).or_insert_with(|| {
                     count += 1;
                     one
@@ -216,7 +247,35 @@ async fn end_in(
         tokio::time::sleep(LOOK).await;
     }
     remove_cgroups(directory).await;
-    Ok(count)
+    let missing = runtime.instances_before().saturating_sub(instances.len());
+    Ok(Ended { count, doubt: unseen.doubt(missing) })
+}
+
+impl Unseen {
+    /// How many of them are named.
+    const NAMED: usize = 8;
+
+    /// What it means for instances that were not found.
+    fn doubt(&self, missing: usize) -> Option<String> {
+        if missing == 0 || self.0.is_empty() {
+            return None;
+        }
+        let name = |pid: &Pid| format!("{pid} ({})", proc::name(*pid).unwrap_or_default());
+        let mut names: Vec<String> = self.0.iter().take(Self::NAMED).map(name).collect();
+        if self.0.len() > Self::NAMED {
+            names.push("...".to_owned());
+        }
+        let counted = |count: usize, one: &str, several: &str| match count {
+            1 => format!("1 {one}"),
+            _ => format!("{count} {several}"),
+        };
+        Some(format!(
+            "{} not found and may serve still: {} cannot be looked into: {}",
+            counted(missing, "instance was", "instances were"),
+            counted(self.0.len(), "process", "processes"),
+            names.join(", ")
+        ))
+    }
 }
 
 fn how(told: Option<i32>) -> String {
@@ -245,8 +304,8 @@ fn tell_to_end(left: &mut BTreeMap<Pid, Leftover>, signal: i32, kill: bool) -> R
     Ok(())
 }
 
-/// Every leftover.
-fn search(directory: &Path) -> Result<Vec<Leftover>, StartError> {
+/// Every leftover that can be found.
+fn search(directory: &Path) -> Result<Search, StartError> {
     let failed = |error: io::Error| StartError::internal("cannot look for what was left", &error);
     let cgroups = cgroup::marked(directory, None);
     let mut known: HashMap<Pid, String> = HashMap::new();
@@ -270,15 +329,26 @@ fn search(directory: &Path) -> Result<Vec<Leftover>, StartError> {
         let within = || cgroups.iter().find(|it| it.contains(pid).unwrap_or(false)).map(instance_of);
         by_environment(pid, directory).or_else(within).or_else(|| by_session(pid).cloned())
     };
-    let candidates =
-        all.into_iter().filter(|pid| *pid != Pid::own() && (known.contains_key(pid) || by_session(*pid).is_some()));
+    let (candidates, others): (Vec<Pid>, Vec<Pid>) = all
+        .into_iter()
+        .filter(|pid| *pid != Pid::own())
+        .partition(|pid| known.contains_key(pid) || by_session(*pid).is_some());
     let leftover = |pid: Pid| {
         // Once it is open the number cannot be given to another, so it is looked at again.
         let process = PidFd::open(pid).ok().filter(|process| !process.has_exited())?;
         let instance = whose(pid)?;
         Some(Leftover { process, pid, name: proc::name(pid).unwrap_or_default(), instance, told: None })
     };
-    Ok(candidates.filter_map(leftover).collect())
+    let left = candidates.into_iter().filter_map(leftover).collect();
+    Ok(Search { left, unseen: Unseen(others.into_iter().filter(|pid| is_unseen(*pid)).collect()) })
+}
+
+/// Whether a process may be a leftover for all that we can see. Only root runs services as another user; anybody may run
+/// a program that has more privileges than he.
+fn is_unseen(pid: Pid) -> bool {
+    let denied = proc::environ_has(pid, "", "").is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
+    let own = nix::unistd::getuid();
+    denied && (own.is_root() || proc::real_user(pid).is_ok_and(|user| user == own.as_raw()))
 }
 
 /// The instance that a process belongs to by its environment, if that is one of this supervisor.

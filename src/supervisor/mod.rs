@@ -205,6 +205,8 @@ struct Supervisor {
     unsettled: HashSet<InstanceId>,
     /// When that is looked at again.
     look_again_at: Option<Time>,
+    /// How long after that once more.
+    look_again_after: Duration,
     /// How many supervisors there have been in this place.
     incarnation: u64,
     /// A replacement of our own program on its way.

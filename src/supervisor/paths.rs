@@ -26,6 +26,8 @@ pub(super) struct RuntimeDirectory {
     lock: Flock<File>,
     /// Whether somebody had used it, and left things in it.
     was_used: bool,
+    /// How many notify sockets, and so instances, it had then.
+    instances_before: usize,
     /// Which file is the control socket, by device and number.
     control: Option<(u64, u64)>,
 }
@@ -66,8 +68,14 @@ impl RuntimeDirectory {
         this.emptied()
     }
 
+    /// The same for whoever is to end what is left: until that is done, what is in it stays.
+    pub(super) fn open_as_left(path: PathBuf) -> Result<Self, StartError> {
+        let is_ours = is_to_be_made(&path)?;
+        Self::take(path, is_ours, None)
+    }
+
     fn emptied(self) -> Result<Self, StartError> {
-        let notify = self.path.join("n");
+        let notify = self.notify_sockets();
         let failed = |error: io::Error| StartError::directory(&self.path, &error);
         // We hold the lock, so nobody reads them any more.
         for entry in fs::read_dir(&notify).map_err(failed)? {
@@ -87,18 +95,20 @@ impl RuntimeDirectory {
         if longest.as_os_str().len() > SOCKET_PATH_MAX {
             return Err(StartError::path_too_long(&path, SOCKET_PATH_MAX));
         }
-        let was_used = path.join("n").exists();
+        let before = fs::read_dir(path.join("n")).ok();
+        let was_used = before.is_some();
         make(&path)?;
         let lock = match lock.map(|lock| Flock::lock(File::from(lock), FlockArg::LockExclusiveNonblock)) {
             Some(Ok(lock)) => lock,
             Some(Err(_)) | None => take_lock(&path)?,
         };
-        Ok(Self { path, is_ours, lock, was_used, control: None })
+        let instances_before = before.map_or(0, Iterator::count);
+        Ok(Self { path, is_ours, lock, was_used, instances_before, control: None })
     }
 
     /// Makes anew what somebody has removed, but for the sockets. Whether something was missing.
     pub(super) fn restore(&mut self) -> Result<bool, StartError> {
-        let there = self.path.join("n").is_dir();
+        let there = self.notify_sockets().is_dir();
         if !there {
             make(&self.path)?;
         }
@@ -126,6 +136,16 @@ impl RuntimeDirectory {
         self.was_used
     }
 
+    /// How many instances a predecessor had, as far as their notify sockets tell.
+    pub(super) fn instances_before(&self) -> usize {
+        self.instances_before
+    }
+
+    /// The directory of the notify sockets.
+    pub(super) fn notify_sockets(&self) -> PathBuf {
+        self.path.join("n")
+    }
+
     /// Where it is.
     pub(super) fn path(&self) -> &Path {
         &self.path
@@ -150,8 +170,8 @@ impl RuntimeDirectory {
     pub(super) fn notify_socket(&self, instance: crate::core::InstanceId) -> PathBuf {
         let name = format!("{}.{}", instance.generation, instance.number);
         match instance.service.0 {
-            0 => self.path.join("n").join(name),
-            service => self.path.join("n").join(format!("{service}-{name}")),
+            0 => self.notify_sockets().join(name),
+            service => self.notify_sockets().join(format!("{service}-{name}")),
         }
     }
 
@@ -202,7 +222,7 @@ impl RuntimeDirectory {
     pub(super) fn clear(&self) {
         // Whatever cannot be removed is replaced by the next supervisor.
         let _ = fs::remove_file(self.control_socket());
-        let _ = fs::remove_dir_all(self.path.join("n"));
+        let _ = fs::remove_dir_all(self.notify_sockets());
         let _ = fs::remove_file(self.path.join("state.refused.json"));
         let _ = fs::remove_file(self.path.join("lock"));
         if self.is_ours {

@@ -10,7 +10,7 @@
 //!
 //! What was begun and not answered, such as a release that is being pinned, is begun anew by the successor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io;
@@ -265,7 +265,7 @@ impl Supervisor {
         else {
             return io::ErrorKind::InvalidInput.into();
         };
-        if let Err(error) = self.write(handed) {
+        if let Err(error) = self.write(BTreeSet::new(), handed) {
             return error;
         }
         let failed = self

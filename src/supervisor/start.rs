@@ -219,6 +219,7 @@ impl Supervisor {
             survival: Survival::new(Owner::this(&options.name), memory, store),
             unsettled: HashSet::new(),
             look_again_at: None,
+            look_again_after: adoption::LOOK_AGAIN.0,
             incarnation: 1,
             reexec: None,
             settled_at: None,

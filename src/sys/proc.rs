@@ -163,10 +163,16 @@ pub fn socket_inodes(pid: Pid) -> io::Result<Vec<u64>> {
 /// # Errors
 /// As for every question here.
 pub fn catches(pid: Pid, signal: i32) -> io::Result<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).map(str::trim).ok_or_else(malformed)?;
-    let mask = u64::from_str_radix(mask, 16).map_err(|_| malformed())?;
+    let mask = u64::from_str_radix(&status(pid, "SigCgt:")?, 16).map_err(|_| malformed())?;
     Ok(u32::try_from(signal - 1).ok().and_then(|bit| mask.checked_shr(bit)).is_some_and(|bits| bits & 1 == 1))
+}
+
+/// The user who started a process, whatever privileges its program has beyond that.
+///
+/// # Errors
+/// As for every question here.
+pub fn real_user(pid: Pid) -> io::Result<u32> {
+    status(pid, "Uid:")?.parse().map_err(|_| malformed())
 }
 
 /// What a process calls itself (its `comm`), at most 15 bytes.
@@ -190,6 +196,13 @@ pub fn started(pid: Pid) -> io::Result<u64> {
 #[must_use]
 pub fn group_is_empty(leader: Pid) -> bool {
     super::pidfd::kill_group(leader, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
+}
+
+/// The first word of this field of /proc/PID/status (proc_pid_status(5)).
+fn status(pid: Pid, field: &str) -> io::Result<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let rest = status.lines().find_map(|line| line.strip_prefix(field)).ok_or_else(malformed)?;
+    rest.split_ascii_whitespace().next().map(str::to_owned).ok_or_else(malformed)
 }
 
 /// /proc/PID/stat (proc_pid_stat(5)), after the name: that may hold spaces and parentheses.
@@ -290,6 +303,7 @@ mod tests {
         assert!(usage(pid).unwrap().memory > 0);
         assert!(started(pid).unwrap() >= started(Pid::own()).unwrap());
         assert!(!catches(pid, libc::SIGTERM).unwrap());
+        assert_eq!(real_user(pid).unwrap(), nix::unistd::getuid().as_raw());
     }
 
     #[test]

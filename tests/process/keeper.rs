@@ -604,6 +604,33 @@ fn supervisor_dies() {
     z.end();
 }
 
+/// A process that nobody else would end.
+struct Orphan(u32);
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        process::kill(self.0, Signal::SIGKILL);
+    }
+}
+
+/// The keeper is killed: nobody would start a successor, so no process is held back for its sake.
+#[test]
+fn nobody_waits_for_a_keeper_that_is_gone() {
+    let mut z = Zdsup::serving_with(&["serve"], |setup, _| setup.arguments.push("--keeper".into()));
+    let orphan = Orphan(z.status().supervisor.pid);
+    z.supervisor.signal(Signal::SIGKILL);
+    z.supervisor.wait(SOON);
+    z.upgrade();
+    z.settled(2);
+    let log = z.supervisor.log();
+    assert!(log.contains("the fd store cannot be reached"), "{log}");
+    assert!(!log.contains("the fd store does not listen"), "it was held back: {log}");
+    let stop = z.supervisor.run(&["stop"]);
+    assert!(stop.status.success(), "{stop:?}");
+    drop(orphan);
+    z.supervisor.nothing_left();
+}
+
 /// Between two supervisors the place is taken, too: what runs there is no leftover, but will be gone on with.
 #[test]
 fn another_of_the_name_is_refused_between_two_supervisors() {

@@ -188,6 +188,22 @@ fn unix_path_unlinked() {
     z.end();
 }
 
+/// The inode of the socket that listens at this IPv4 address.
+fn listening_inode(address: SocketAddr) -> Option<String> {
+    let SocketAddr::V4(address) = address else { panic!("{address} is IPv6") };
+    let local = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("there is IPv4");
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    { rows }.find(|row| row.get(1) == Some(&&*local) && row.get(3) == Some(&"0A")).map(|row| row[9].to_owned())
+}
+
+/// Whether a process has this socket open.
+fn holds(pid: u32, inode: &str) -> bool {
+    let wanted = format!("socket:[{inode}]");
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    { open }.any(|fd| std::fs::read_link(fd.path()).is_ok_and(|target| target.as_os_str() == wanted.as_str()))
+}
+
 /// Row 29: a reload adds, removes and changes listeners.
 #[test]
 fn listener_set_changes() {
@@ -215,12 +231,18 @@ fn listener_set_changes() {
     assert_eq!(names(&z), ["http", "renamed"]);
     other.unharmed();
 
-    // Dropped, and closed only once the old generation is gone.
+    // Dropped, and closed only once the old generation is gone: until then by nobody but the supervisor is it held.
+    let old = process::instances_of(&z.supervisor.runtime);
+    let inode = listening_inode(second).expect("it listens");
     let mut held = Connection::tcp(second).expect("it is bound");
-    held.get("/").expect("it answers");
+    held.send("GET", "/slow/5000", None).expect("it can be sent");
     z.configure(|setup| drop(setup.listen.remove(1)));
     z.upgrade();
     assert_eq!(names(&z), ["http"]);
+    eventually("the old process has closed its own", || old.iter().all(|pid| !holds(*pid, &inode)).then_some(()));
+    let still = listening_inode(second);
+    assert!(old.iter().all(|pid| is_alive(*pid)), "it did not last as long as what it answers");
+    assert_eq!(still, Some(inode), "it was closed while the old generation drained");
     z.settled(4);
     eventually("it is closed", || {
         Connection::tcp(second).err().filter(|error| error.kind() == ErrorKind::ConnectionRefused)

@@ -77,6 +77,23 @@ fn a_supervisor_that_is_killed_is_followed_by_one_that_goes_on() {
     assert!(machine.service_processes().is_empty());
 }
 
+/// A unit that lets systemd keep less than zdsup believes: systemd drops the rest without a word.
+#[test]
+fn what_systemd_did_not_keep_is_named() {
+    let Some(machine) = Machine::boot() else { return };
+    machine.with_drop_in("FileDescriptorStoreMax=6\nEnvironment=FDSTORE=4096");
+    machine.start_good();
+    machine.await_stored(6);
+    machine.kill_supervisor();
+    machine.await_entry(UNIT, "what is missing", |entry| {
+        let message = entry.message();
+        message.starts_with("2 of 8 descriptors were not kept")
+            && message.contains("stdout (of web@1.1)")
+            && message.contains("FileDescriptorStoreMax=")
+    });
+    assert_eq!(machine.answering(), 1);
+}
+
 #[test]
 fn an_upgrade_in_flight_is_carried_to_its_verdict() {
     let Some(machine) = Machine::boot() else { return };

@@ -4,13 +4,13 @@
 use std::path::PathBuf;
 
 use crate::adoption::STORED;
-use crate::machine::Machine;
+use crate::machine::{Machine, skipped};
 use crate::release::{Config, UNIT};
 use crate::stop::no_process_is_left;
 
 impl Machine {
     /// The unit with these lines, too, in its section `[Service]`.
-    fn with_drop_in(&self, lines: &str) {
+    pub(crate) fn with_drop_in(&self, lines: &str) {
         self.install_unit(&format!("{UNIT}.d/test.conf"), &format!("[Service]\n{lines}\n"));
     }
 
@@ -223,8 +223,7 @@ fn subtree_control_does_not_keep_a_successor_from_adopting() {
     let text = |path: &str| std::fs::read_to_string(machine.path(path)).expect("it is there");
     let available = text("/sys/fs/cgroup/cgroup.controllers");
     let Some(controller) = available.split_whitespace().next() else {
-        eprintln!("SKIPPED subtree_control: no cgroup controller is available to the machine");
-        return;
+        return skipped("no cgroup controller is available to the machine");
     };
     // Only while no process is in the unit's own cgroup can they be enabled: between two supervisors.
     let enable = "/bin/sh -c 'for g in / /system.slice /system.slice/system-zdsup.slice /system.slice/system-zdsup.slice/%n; \

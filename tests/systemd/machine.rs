@@ -42,6 +42,12 @@ pub(crate) struct Output {
     pub(crate) took: Duration,
 }
 
+/// Says loudly that this test cannot run here: not by eprintln!, which the test harness swallows when a test passes.
+/// Those that may be skipped in CI are named in `.ci/run`.
+pub(crate) fn skipped(why: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED {}: {why}", thread::current().name().unwrap_or("a test"));
+}
+
 impl Machine {
     /// Boots a machine with zdsup installed in it as a package would. `None`, having said why on standard error, where
     /// that cannot be had; where `ZDSUP_TEST_REQUIRE` is set that is a failure instead.
@@ -57,8 +63,7 @@ impl Machine {
     pub(crate) fn boot_bare() -> Option<Self> {
         if let Err(missing) = requirements() {
             assert!(std::env::var_os("ZDSUP_TEST_REQUIRE").is_none(), "this test must run here, but {missing}");
-            // Not eprintln!, which the test harness swallows when a test passes.
-            let _ = writeln!(io::stderr(), "SKIPPED {}: {missing}", thread::current().name().unwrap_or("a test"));
+            skipped(&missing);
             return None;
         }
         static NUMBER: AtomicU32 = AtomicU32::new(0);

@@ -151,6 +151,11 @@ impl Passed {
             let reason = foreign(&document.owner, &ours);
             return impossible(reason, true, fds, Some(memory), text);
         }
+        if !self.by_hand
+            && let Some(lost) = lost(&document, &fds)
+        {
+            tracing::warn!("{lost}");
+        }
         // Numbers are of the process that wrote them down.
         let was_us = self.by_hand && document.pid == Pid::own();
         for (name, number) in document.handed.iter().filter(|(name, _)| was_us && **name != Name::State) {
@@ -173,6 +178,36 @@ impl Predecessor {
         let handed = names.filter_map(|(place, name)| Some((name, self.fds.remove(&Name::Unclaimed(place))?)));
         passed.into_iter().filter(|(_, fd)| !is_claimed(fd)).chain(handed.collect::<Vec<_>>()).collect()
     }
+}
+
+/// How many descriptors that were lost are named.
+const NAMED: usize = 16;
+
+/// What the fd store was given and has not passed on: a store that is full drops without a word.
+fn lost(document: &Document<'_>, fds: &HashMap<Name, OwnedFd>) -> Option<String> {
+    let lost = || document.kept.iter().filter(|name| **name != Name::State && !fds.contains_key(name));
+    let count = lost().count();
+    let called = |name: &Name| {
+        let Name::Process(token, _) = name else { return name.to_string() };
+        let id = document.processes.iter().find(|process| process.token == *token).map(|process| process.id);
+        let service = document.services.iter().find(|service| id.is_some_and(|id| id.service == service.id));
+        match id.zip(service) {
+            Some((id, service)) => format!("{name} (of {}@{}.{})", service.name, id.generation, id.number),
+            None => name.to_string(),
+        }
+    };
+    let mut names: Vec<String> = lost().take(NAMED).map(called).collect();
+    if count > NAMED {
+        names.push(format!("{} more", count - NAMED));
+    }
+    (count > 0).then(|| {
+        format!(
+            "{count} of {} descriptors were not kept for this supervisor, which goes on without them: {}; raise \
+             FileDescriptorStoreMax= to what FDSTORE= says (with --keeper: its limit on open files)",
+            document.kept.len(),
+            names.join(", ")
+        )
+    })
 }
 
 fn foreign(theirs: &Owner, ours: &Owner) -> String {
@@ -355,6 +390,7 @@ mod tests {
             stopping: false,
             atomic: false,
             unclaimed: Vec::new(),
+            kept: BTreeSet::new(),
             handed: BTreeMap::new(),
         }
     }
@@ -384,6 +420,18 @@ mod tests {
             Passed { left: HashMap::from([(Name::State, memory.into())]), by_hand: false, sockets: Vec::new() };
         let Adoption::Impossible(impossible) = fifth.adoption("web") else { panic!("it kills") };
         assert!(!impossible.foreign && impossible.reason.contains("died 4 times in a row"), "{}", impossible.reason);
+    }
+
+    #[test]
+    fn what_the_store_dropped_is_named_once() {
+        let mut ours = document(Owner::this("web"));
+        ours.kept = [Name::State, Name::Control, Name::Socket(1), Name::Process(2, Part::Stdout)].into();
+        let (first, _memory) = passed(&serde_json::to_vec(&ours).expect("it can be written"));
+        let said = lost(&ours, &first.left).expect("two are missing");
+        assert!(said.starts_with("2 of 4 descriptors were not kept"), "{said}");
+        assert!(said.contains(": zdsup.control, zdsup.process.2.stdout; raise FileDescriptorStoreMax="), "{said}");
+        ours.kept = [Name::State, Name::Socket(1)].into();
+        assert_eq!(lost(&ours, &first.left), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Descriptors appear as [`Name`]s. What is derived from the config or from the kernel anew is not in it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::net::SocketAddr;
@@ -83,6 +83,9 @@ pub(crate) struct Document<'a> {
     /// Sockets that were passed and that no service has claimed: their names, as the one who passed them gave them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) unclaimed: Vec<Option<String>>,
+    /// What was given to the fd store under these names, and is still held.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) kept: BTreeSet<Name>,
     /// For a successor in the same process: the numbers of the descriptors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) handed: BTreeMap<Name, i32>,

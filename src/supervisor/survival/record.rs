@@ -114,12 +114,14 @@ impl Survival {
         room.map_or(usize::MAX, |(limit, used)| limit.saturating_sub(used + PER_UPGRADE))
     }
 
-    /// Whether a process may become its program: a successor would find it. Otherwise it is held back.
+    /// Whether a process may become its program: a successor would find it, or nobody is there who would start one.
+    /// Otherwise it is held back.
     pub(crate) fn admits(&mut self, instance: InstanceId, now: Time) -> bool {
-        if self.again_at.is_some() {
+        let admitted = self.is_complete();
+        if !admitted {
             self.held_back.push((instance, now));
         }
-        self.again_at.is_none()
+        admitted
     }
 
     /// Those that need not wait any longer: a store that does not listen is no reason not to serve.
@@ -152,7 +154,8 @@ impl Supervisor {
         let mut complete = store.as_mut().is_none_or(|store| store.put(&held));
         let names = held.iter().map(|(name, _)| *name).collect();
         drop(held);
-        let written = self.write(BTreeMap::new());
+        let kept = store.as_ref().map(|store| store.of(&names)).unwrap_or_default();
+        let written = self.write(kept, BTreeMap::new());
         if complete {
             complete = store.as_mut().is_none_or(|store| store.drop_others(&names));
         }
@@ -171,12 +174,12 @@ impl Supervisor {
         }
     }
 
-    /// Writes the document. `handed`: see there.
-    pub(in crate::supervisor) fn write(&mut self, handed: BTreeMap<Name, i32>) -> io::Result<()> {
+    /// Writes the document. `kept`, `handed`: see there.
+    pub(in crate::supervisor) fn write(&mut self, kept: BTreeSet<Name>, handed: BTreeMap<Name, i32>) -> io::Result<()> {
         self.keep_probed();
         let mut text = std::mem::take(&mut self.survival.text);
         text.clear();
-        serde_json::to_writer(&mut text, &self.document(handed))?;
+        serde_json::to_writer(&mut text, &self.document(kept, handed))?;
         let written = self.survival.memory.write(&text);
         text.shrink_to(TEXT_KEPT);
         self.survival.text = text;
@@ -185,7 +188,7 @@ impl Supervisor {
 
     /// Writes the document elsewhere.
     pub(in crate::supervisor) fn write_to(&self, memory: &mut Memory, handed: BTreeMap<Name, i32>) -> io::Result<()> {
-        memory.write(&serde_json::to_vec(&self.document(handed))?)
+        memory.write(&serde_json::to_vec(&self.document(BTreeSet::new(), handed))?)
     }
 
     /// Every descriptor that a successor needs, each under its own name.
@@ -221,7 +224,7 @@ impl Supervisor {
     }
 
     /// All that a successor needs to know.
-    fn document(&self, handed: BTreeMap<Name, i32>) -> Document<'_> {
+    fn document(&self, kept: BTreeSet<Name>, handed: BTreeMap<Name, i32>) -> Document<'_> {
         // They are in the entries of their rows.
         let slots: std::collections::HashSet<u64> =
             self.rows().flat_map(Slots::others).map(|(token, _)| token).collect();
@@ -278,6 +281,7 @@ impl Supervisor {
             stopping: self.stopping,
             atomic: self.atomic,
             unclaimed: inherited::lock(&self.inherited).passed().iter().map(|passed| passed.name.clone()).collect(),
+            kept,
             handed,
         }
     }

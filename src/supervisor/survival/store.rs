@@ -80,6 +80,11 @@ impl FdStore {
         true
     }
 
+    /// Those of these names that something is stored under, as far as we know.
+    pub(crate) fn of(&self, held: &BTreeSet<Name>) -> BTreeSet<Name> {
+        self.stored.intersection(held).copied().collect()
+    }
+
     /// Whether nobody is there at all, rather than somebody who is behind.
     pub(crate) fn is_unreachable(&self) -> bool {
         self.unreachable
