@@ -73,12 +73,14 @@ pub fn environ_find<T>(pid: Pid, key: &str, pick: impl FnMut(&[u8]) -> Option<T>
     Ok({ values }.find_map(pick))
 }
 
-/// Whether a process has the same numbers for processes as we have: another's `/run` is another place.
+/// Whether a process has the same numbers for processes as we have: another's `/run` is another place. It has one in each
+/// namespace from that of our /proc down to its own (NSpid, proc_pid_status(5)), which anybody may read, unlike the link
+/// `ns/pid`.
 ///
 /// # Errors
-/// EACCES for a process that is not ours to look at.
+/// As for every question here.
 pub fn is_in_our_pid_namespace(pid: Pid) -> io::Result<bool> {
-    Ok(fs::read_link(format!("/proc/{pid}/ns/pid"))? == fs::read_link("/proc/self/ns/pid")?)
+    Ok(status(pid, "NSpid:")?.split_ascii_whitespace().count() == 1)
 }
 
 /// Every process that is visible.
@@ -163,7 +165,7 @@ pub fn socket_inodes(pid: Pid) -> io::Result<Vec<u64>> {
 /// # Errors
 /// As for every question here.
 pub fn catches(pid: Pid, signal: i32) -> io::Result<bool> {
-    let mask = u64::from_str_radix(&status(pid, "SigCgt:")?, 16).map_err(|_| malformed())?;
+    let mask = u64::from_str_radix(status(pid, "SigCgt:")?.trim(), 16).map_err(|_| malformed())?;
     Ok(u32::try_from(signal - 1).ok().and_then(|bit| mask.checked_shr(bit)).is_some_and(|bits| bits & 1 == 1))
 }
 
@@ -172,7 +174,7 @@ pub fn catches(pid: Pid, signal: i32) -> io::Result<bool> {
 /// # Errors
 /// As for every question here.
 pub fn real_user(pid: Pid) -> io::Result<u32> {
-    status(pid, "Uid:")?.parse().map_err(|_| malformed())
+    status(pid, "Uid:")?.split_ascii_whitespace().next().and_then(|uid| uid.parse().ok()).ok_or_else(malformed)
 }
 
 /// What a process calls itself (its `comm`), at most 15 bytes.
@@ -198,11 +200,12 @@ pub fn group_is_empty(leader: Pid) -> bool {
     super::pidfd::kill_group(leader, 0).is_err_and(|error| error.raw_os_error() == Some(libc::ESRCH))
 }
 
-/// The first word of this field of /proc/PID/status (proc_pid_status(5)).
+/// This field of /proc/PID/status (proc_pid_status(5)).
 fn status(pid: Pid, field: &str) -> io::Result<String> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let rest = status.lines().find_map(|line| line.strip_prefix(field)).ok_or_else(malformed)?;
-    rest.split_ascii_whitespace().next().map(str::to_owned).ok_or_else(malformed)
+    // Its name need not be UTF-8.
+    let status = fs::read(format!("/proc/{pid}/status"))?;
+    let status = String::from_utf8_lossy(&status);
+    status.lines().find_map(|line| line.strip_prefix(field)).map(str::to_owned).ok_or_else(malformed)
 }
 
 /// /proc/PID/stat (proc_pid_stat(5)), after the name: that may hold spaces and parentheses.
