@@ -348,7 +348,9 @@ fn search(directory: &Path) -> Result<Search, StartError> {
 fn is_unseen(pid: Pid) -> bool {
     let denied = proc::environ_has(pid, "", "").is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
     let own = nix::unistd::getuid();
-    denied && (own.is_root() || proc::real_user(pid).is_ok_and(|user| user == own.as_raw()))
+    denied
+        && proc::has_memory(pid).unwrap_or(false)
+        && (own.is_root() || proc::real_user(pid).is_ok_and(|user| user == own.as_raw()))
 }
 
 /// The instance that a process belongs to by its environment, if that is one of this supervisor.

@@ -169,6 +169,15 @@ pub fn catches(pid: Pid, signal: i32) -> io::Result<bool> {
     Ok(u32::try_from(signal - 1).ok().and_then(|bit| mask.checked_shr(bit)).is_some_and(|bits| bits & 1 == 1))
 }
 
+/// Whether a process still has memory. One that is ending has none, nor has a zombie; what /proc tells of its memory is
+/// root's to read then.
+///
+/// # Errors
+/// As for every question here.
+pub fn has_memory(pid: Pid) -> io::Result<bool> {
+    Stat::read(pid)?.field::<u64>(23).map(|bytes| bytes > 0).ok_or_else(malformed)
+}
+
 /// The user who started a process, whatever privileges its program has beyond that.
 ///
 /// # Errors
@@ -304,6 +313,7 @@ mod tests {
         assert!(is_in_our_pid_namespace(pid).unwrap());
         assert_eq!(name(pid).unwrap(), "cat");
         assert!(usage(pid).unwrap().memory > 0);
+        assert!(has_memory(pid).unwrap());
         assert!(started(pid).unwrap() >= started(Pid::own()).unwrap());
         assert!(!catches(pid, libc::SIGTERM).unwrap());
         assert_eq!(real_user(pid).unwrap(), nix::unistd::getuid().as_raw());
@@ -343,6 +353,9 @@ mod tests {
         let pid = Pid::try_from(child.id()).unwrap();
         assert!(!group_is_empty(pid));
         drop(child.stdin.take());
+        while has_memory(pid).unwrap() {
+            std::thread::yield_now();
+        }
         child.wait().unwrap();
         assert!(group_is_empty(pid));
     }
