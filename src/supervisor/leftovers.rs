@@ -343,14 +343,11 @@ fn search(directory: &Path) -> Result<Search, StartError> {
     Ok(Search { left, unseen: Unseen(others.into_iter().filter(|pid| is_unseen(*pid)).collect()) })
 }
 
-/// Whether a process may be a leftover for all that we can see. Only root runs services as another user; anybody may run
-/// a program that has more privileges than he.
+/// Whether a process may be a leftover for all that we can see. Only root runs services as another user. The first process
+/// is none: nobody in its namespace has started it.
 fn is_unseen(pid: Pid) -> bool {
     let denied = proc::environ_has(pid, "", "").is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    let own = nix::unistd::getuid();
-    denied
-        && proc::has_memory(pid).unwrap_or(false)
-        && (own.is_root() || proc::real_user(pid).is_ok_and(|user| user == own.as_raw()))
+    denied && pid.as_raw() != 1 && nix::unistd::geteuid().is_root() && proc::has_memory(pid).unwrap_or(false)
 }
 
 /// The instance that a process belongs to by its environment, if that is one of this supervisor.

@@ -178,14 +178,6 @@ pub fn has_memory(pid: Pid) -> io::Result<bool> {
     Stat::read(pid)?.field::<u64>(23).map(|bytes| bytes > 0).ok_or_else(malformed)
 }
 
-/// The user who started a process, whatever privileges its program has beyond that.
-///
-/// # Errors
-/// As for every question here.
-pub fn real_user(pid: Pid) -> io::Result<u32> {
-    status(pid, "Uid:")?.split_ascii_whitespace().next().and_then(|uid| uid.parse().ok()).ok_or_else(malformed)
-}
-
 /// What a process calls itself (its `comm`), at most 15 bytes.
 ///
 /// # Errors
@@ -316,7 +308,6 @@ mod tests {
         assert!(has_memory(pid).unwrap());
         assert!(started(pid).unwrap() >= started(Pid::own()).unwrap());
         assert!(!catches(pid, libc::SIGTERM).unwrap());
-        assert_eq!(real_user(pid).unwrap(), nix::unistd::getuid().as_raw());
     }
 
     #[test]
