@@ -135,4 +135,14 @@ mod tests {
         // Nothing that was asked wrongly, and no answer: 504.
         assert_eq!([500, 504].map(exit), [Exit::Internal; 2]);
     }
+
+    #[test]
+    fn what_is_no_answer_is_asked_for_again() {
+        let is_for_now = |status| {
+            let problem = Problem { error: "no".into(), hint: None };
+            ClientError::Rejected { status, problem }.is_for_now()
+        };
+        assert_eq!([503, 504, 409, 500].map(is_for_now), [true, true, false, false]);
+        assert!(!ClientError::Cut.is_for_now());
+    }
 }

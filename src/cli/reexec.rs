@@ -48,7 +48,8 @@ async fn reexec(client: &mut Client, replacement: Replacement) -> Result<Exit, F
                     format!("the next supervisor only holds what runs, too: {reason}"),
                 ));
             }
-            Ok(_) | Err(ClientError::Cut | ClientError::NotRunning(_) | ClientError::Rejected { status: 503, .. }) => {}
+            Ok(_) | Err(ClientError::Cut | ClientError::NotRunning(_)) => {}
+            Err(error) if error.is_for_now() => {}
             Err(error) => return Err(error.into()),
         }
         if began.elapsed() > PATIENCE {

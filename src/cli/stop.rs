@@ -96,7 +96,8 @@ async fn stop(client: &mut Client, args: &StopArgs, confirmed: &mut bool) -> Res
             }
             Err(ClientError::NotRunning(_)) => break,
             // It ends just now, or is too busy with that: the next look will tell.
-            Err(ClientError::Cut | ClientError::NoAnswer | ClientError::Rejected { status: 503 | 504, .. }) => {}
+            Err(ClientError::Cut | ClientError::NoAnswer) => {}
+            Err(error) if error.is_for_now() => {}
             Err(error) => return Err(error.into()),
         }
         tokio::time::sleep(pause).await;

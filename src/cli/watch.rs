@@ -54,7 +54,9 @@ async fn show(client: &mut Client, services: &[String], screen: &mut Screen) -> 
                     return Ok(Exit::Done);
                 }
             }
-            Err(ClientError::Cut | ClientError::NotRunning(_) | ClientError::Rejected { status: 503, .. }) if seen => {
+            Err(error)
+                if seen && (error.is_for_now() || matches!(error, ClientError::Cut | ClientError::NotRunning(_))) =>
+            {
                 if gone.get_or_insert(looked).elapsed() > SUCCESSION {
                     return Err(Failure::new(
                         Exit::NoSupervisor,

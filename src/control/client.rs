@@ -84,6 +84,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// Whether the supervisor was there and had no answer just now: another attempt may get one.
+    #[must_use]
+    pub fn is_for_now(&self) -> bool {
+        matches!(self, Self::Rejected { status, .. } if is_for_now(*status))
+    }
+
     /// What would mend it.
     #[must_use]
     pub fn hint(&self) -> Option<&str> {
@@ -349,7 +355,7 @@ impl Watch<'_> {
         let path = format!("/v1/upgrades/{upgrade}/events?after={after}&follow={follow}");
         match self.client.send(Method::GET, &path, Bytes::new()).await {
             Ok(answer) if answer.status().is_success() => self.body = Some(answer.into_body()),
-            Ok(answer) if follow && may_yet_answer(answer.status()) => self.polling = true,
+            Ok(answer) if follow && is_for_now(answer.status().as_u16()) => self.polling = true,
             Ok(answer) if answer.status() == StatusCode::NOT_FOUND => return Err(ClientError::Forgotten(upgrade)),
             Ok(answer) => return Err(rejected(answer).await),
             Err(ClientError::Cut) => self.cut().await?,
@@ -450,9 +456,9 @@ async fn read<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, Clie
     serde_json::from_slice(&body).map_err(|error| ClientError::NotUnderstood(error.to_string()))
 }
 
-/// 503 and 504: it is too busy for this just now.
-fn may_yet_answer(status: StatusCode) -> bool {
-    matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+/// 503 and 504: not now, or no answer just now.
+fn is_for_now(status: u16) -> bool {
+    matches!(status, 503 | 504)
 }
 
 async fn rejected(answer: Response<Incoming>) -> ClientError {
