@@ -24,6 +24,12 @@ impl Time {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// How long it is until then; `None` at the end of time.
+    #[must_use]
+    pub fn left(self, now: Self) -> Option<Duration> {
+        (self.0 != u64::MAX).then(|| self.since(now))
+    }
 }
 
 macro_rules! number {

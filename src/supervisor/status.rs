@@ -112,7 +112,7 @@ fn is_divided(service: &Service, traffic: Traffic) -> bool {
 
 /// Until the part of a generation changes by itself, seconds.
 fn remaining(generation: &Generation, now: Time) -> Option<f64> {
-    generation.role_until().filter(|until| *until != Time(u64::MAX)).map(|until| until.since(now).as_secs_f64())
+    generation.role_until()?.left(now).map(|left| left.as_secs_f64())
 }
 
 /// For how long a generation stands by, seconds.
@@ -257,8 +257,8 @@ fn instance(instance: &Instance, process: Option<&Process>, now: Time) -> Instan
         remaining: instance
             .deadline()
             .filter(|_| !instance.is_ready())
-            .filter(|at| *at != Time(u64::MAX))
-            .map(|at| at.since(now).as_secs_f64()),
+            .and_then(|at| at.left(now))
+            .map(|left| left.as_secs_f64()),
         notes,
     }
 }

@@ -26,39 +26,39 @@ impl Supervisor {
                 parts.push(format!("{name} PAUSED, {} left at most", about(until.since(now))));
             }
             for generation in service.generations.values().rev() {
-                let left = generation.role_until().filter(|at| *at != Time(u64::MAX)).map(|at| about(at.since(now)));
-                let left = left.map_or_else(String::new, |left| format!(", {left} left"));
+                let left = |until: Option<Time>| {
+                    until
+                        .and_then(|until| until.left(now))
+                        .map_or_else(String::new, |left| format!(", {} left", about(left)))
+                };
+                let until_next = left(generation.role_until());
                 let what = match generation.role {
                     Role::Starting => "starting".into(),
-                    Role::Held { .. } => format!("ready, waiting for the others{left}"),
-                    Role::Soaking { .. } => format!("soaking{left}"),
+                    Role::Held { .. } => format!("ready, waiting for the others{until_next}"),
+                    Role::Soaking { .. } => format!("soaking{until_next}"),
                     Role::Rolling { .. } => {
                         format!("replacing, {} of {} ready", generation.available(), generation.seats.len())
                     }
                     Role::Stepping { .. } => {
                         let weights = service.weights();
                         let share = weights.iter().find(|(number, _)| *number == generation.number);
-                        format!("canary with {} %{left}", share.map_or(0, |(_, percent)| *percent))
+                        format!("canary with {} %{until_next}", share.map_or(0, |(_, percent)| *percent))
                     }
                     Role::Switching => "switching".into(),
-                    Role::Standby { .. } => format!("standby{left}"),
+                    Role::Standby { .. } => format!("standby{until_next}"),
                     Role::Retreating => "given up, being replaced".into(),
                     Role::Serving if generation.is_up() => "serving".into(),
                     Role::Serving if generation.is_given_up() => "FAILED, given up".into(),
                     Role::Serving if !service.is_replaced(generation) => "down, being restarted".into(),
                     Role::Serving | Role::Draining | Role::Ending => {
-                        let left = generation.instances.values().filter_map(|instance| instance.deadline()).max();
-                        let left = left.filter(|at| *at != Time(u64::MAX)).map(|at| about(at.since(now)));
+                        let last = generation.instances.values().filter_map(|instance| instance.deadline()).max();
                         let connections = counted
                             .and_then(|status| status.services.iter().find(|service| service.name == name))
                             .and_then(|s| s.generations.iter().find(|g| g.generation == generation.number.0))
                             .and_then(|generation| generation.connections);
                         let connections =
                             connections.map(|n| format!(", {}", count(n, "connection"))).unwrap_or_default();
-                        format!(
-                            "draining{connections}{}",
-                            left.map(|left| format!(", {left} left")).unwrap_or_default()
-                        )
+                        format!("draining{connections}{}", left(last))
                     }
                 };
                 if generation.role == Role::Serving && generation.is_up() {
