@@ -143,8 +143,8 @@ impl Supervisor {
             tracing::warn!(service = self.name_of(service), "{warning}");
         }
         let configured = pinned.release.service.instances;
-        let scaled = self.core.services().get(&service).and_then(|machine| machine.scaled);
-        let instances = scaled.filter(|it| it.configured == configured).map_or(configured, |it| it.wanted);
+        let machine = self.core.services().get(&service);
+        let instances = machine.map_or(configured, |machine| machine.instances_for(configured));
         let further = instances.saturating_sub(1) as usize * PER_INSTANCE;
         if let Some(reason) = self.survival.is_full(further + pinned.release.hooks.values().flatten().count()) {
             inherited::lock(&self.inherited).give_back(self.name_of(service));

@@ -170,7 +170,8 @@ impl Service {
     }
 
     /// How many instances there are to be where the config says so many.
-    pub(super) fn instances_for(&self, configured: u32) -> u32 {
+    #[must_use]
+    pub fn instances_for(&self, configured: u32) -> u32 {
         self.scaled.filter(|scaled| scaled.holds(configured)).map_or(configured, |scaled| scaled.wanted)
     }
 
