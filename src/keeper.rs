@@ -13,8 +13,9 @@
 //! * It counts only what the supervisor itself says, by the credentials that the kernel attaches. The socket's name is
 //!   one that the kernel chose in the abstract namespace: there is no file that could be left behind or be in the way.
 //! * It ends with the supervisor's exit code where that is 0, 2, 4 or 6: another start would not mend it. Nor would it
-//!   mend 5, a refusal, where nothing is held that somebody should go on with. After any other end it starts it again in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran
-//!   is then left alone, as systemd leaves it for a unit that failed; the end of a container's first process ends it.
+//!   mend 5, a refusal, where nothing is held that somebody should go on with. After any other end it starts it again
+//!   in 100 ms; after 60 starts in 10 s it gives up, exit code 1. What the supervisor ran is then left alone, as systemd
+//!   leaves it for a unit that failed; the end of a container's first process ends it.
 //! * Signals to it are for the supervisor; one that comes while there is none waits for the next. A supervisor is born
 //!   with them blocked and takes them once it has handlers. SIGTERM and SIGINT, once given, are given to each later one
 //!   too: stopping goes on where the death of a supervisor interrupted it.
