@@ -2,7 +2,12 @@
 
 /// So many of something that takes an s.
 pub(crate) fn count(number: u64, one: &str) -> String {
-    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
+    count_as(number, one, &format!("{one}s"))
+}
+
+/// So many of something, with the word for one and that for several.
+pub(crate) fn count_as(number: u64, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
 }
 
 /// The last place up to `at`, in bytes, that is between two characters (`str::floor_char_boundary`, which Rust has from

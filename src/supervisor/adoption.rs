@@ -18,7 +18,7 @@ use crate::core::event::InstanceEvent;
 use crate::core::instance::State;
 use crate::core::{Exit, InstanceId, Time};
 use crate::sys::shim;
-use crate::text::count;
+use crate::text::{count, count_as};
 
 /// A successor that lives for so long is not one of a row that die at once.
 pub(super) const SETTLED_AFTER: Duration = Duration::from_millis(250);
@@ -83,9 +83,9 @@ impl Supervisor {
         } else {
             self.core.ask_again(self.now());
         }
-        let mut adopted = 0;
+        let mut adopted = 0u64;
         for entry in processes {
-            adopted += usize::from(self.adopt(entry, was_us, &mut fds));
+            adopted += u64::from(self.adopt(entry, was_us, &mut fds));
         }
         self.account_for_the_rest();
         for socket in self.watched.values() {
@@ -100,7 +100,7 @@ impl Supervisor {
         for name in fds.into_keys() {
             tracing::debug!("{name} is of no use any more");
         }
-        let processes = if adopted == 1 { "1 process".to_owned() } else { format!("{adopted} processes") };
+        let processes = count_as(adopted, "process", "processes");
         let what = format!("{processes} and {}", count(self.watched.len() as u64, "listener"));
         if was_us {
             tracing::info!("zdsup {VERSION} goes on with {what}");
