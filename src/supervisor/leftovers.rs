@@ -26,6 +26,7 @@ use crate::exit::Exit;
 use crate::sys::cgroup::{self, Cgroup, Delegated};
 use crate::sys::pidfd::PidFd;
 use crate::sys::{Pid, clock, describe, proc, signal};
+use crate::text::count_as;
 
 /// How long they may take to end where nobody says: the default of `drain.timeout`.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -265,14 +266,10 @@ impl Unseen {
         if self.0.len() > Self::NAMED {
             names.push("...".to_owned());
         }
-        let counted = |count: usize, one: &str, several: &str| match count {
-            1 => format!("1 {one}"),
-            _ => format!("{count} {several}"),
-        };
         Some(format!(
             "{} not found and may serve still: {} cannot be looked into: {}",
-            counted(missing, "instance was", "instances were"),
-            counted(self.0.len(), "process", "processes"),
+            count_as(missing as u64, "instance was", "instances were"),
+            count_as(self.0.len() as u64, "process", "processes"),
             names.join(", ")
         ))
     }
@@ -314,7 +311,14 @@ fn search(directory: &Path) -> Result<Search, StartError> {
         known.extend(cgroup.all_procs().unwrap_or_default().into_iter().map(|pid| (pid, instance_of(cgroup))));
     }
     let all = proc::all().map_err(failed)?;
-    known.extend(all.iter().filter_map(|pid| Some((*pid, by_environment(*pid, directory)?))));
+    let mut denied = Vec::new();
+    for pid in &all {
+        match by_environment(*pid, directory) {
+            Ok(Some(instance)) => _ = known.insert(*pid, instance),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => denied.push(*pid),
+            Ok(None) | Err(_) => {}
+        }
+    }
     let mut sessions: HashMap<Pid, String> = HashMap::new();
     for (pid, instance) in &known {
         // A session is theirs if its leader is, or is gone: then nobody else can have joined it.
@@ -327,43 +331,40 @@ fn search(directory: &Path) -> Result<Search, StartError> {
     let by_session = |pid: Pid| sessions.get(&proc::session(pid).ok()??);
     let whose = |pid: Pid| {
         let within = || cgroups.iter().find(|it| it.contains(pid).unwrap_or(false)).map(instance_of);
-        by_environment(pid, directory).or_else(within).or_else(|| by_session(pid).cloned())
+        by_environment(pid, directory).ok().flatten().or_else(within).or_else(|| by_session(pid).cloned())
     };
-    let (candidates, others): (Vec<Pid>, Vec<Pid>) = all
-        .into_iter()
-        .filter(|pid| *pid != Pid::own())
-        .partition(|pid| known.contains_key(pid) || by_session(*pid).is_some());
+    let is_theirs = |pid: &Pid| known.contains_key(pid) || by_session(*pid).is_some();
+    denied.retain(|pid| !is_theirs(pid) && may_be_theirs(*pid));
+    let candidates = all.into_iter().filter(|pid| *pid != Pid::own() && is_theirs(pid));
     let leftover = |pid: Pid| {
         // Once it is open the number cannot be given to another, so it is looked at again.
         let process = PidFd::open(pid).ok().filter(|process| !process.has_exited())?;
         let instance = whose(pid)?;
         Some(Leftover { process, pid, name: proc::name(pid).unwrap_or_default(), instance, told: None })
     };
-    let left = candidates.into_iter().filter_map(leftover).collect();
-    Ok(Search { left, unseen: Unseen(others.into_iter().filter(|pid| is_unseen(*pid)).collect()) })
+    Ok(Search { left: candidates.filter_map(leftover).collect(), unseen: Unseen(denied) })
 }
 
-/// Whether a process may be a leftover for all that we can see. Only root runs services as another user. The first process
-/// is none: nobody in its namespace has started it.
-fn is_unseen(pid: Pid) -> bool {
-    let denied = proc::environ_has(pid, "", "").is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied);
-    denied && pid.as_raw() != 1 && nix::unistd::geteuid().is_root() && proc::has_memory(pid).unwrap_or(false)
+/// Whether a process that cannot be looked into may be a leftover. Only root runs services as another user. The first
+/// process is none: nobody in its namespace has started it.
+fn may_be_theirs(pid: Pid) -> bool {
+    nix::unistd::geteuid().is_root() && pid.as_raw() != 1 && proc::has_memory(pid).unwrap_or(false)
 }
 
 /// The instance that a process belongs to by its environment, if that is one of this supervisor.
-fn by_environment(pid: Pid, directory: &Path) -> Option<String> {
+fn by_environment(pid: Pid, directory: &Path) -> io::Result<Option<String>> {
     let notify = directory.join("n");
     let socket = |value: &[u8]| {
         let path = Path::new(std::ffi::OsStr::from_bytes(value));
         Some(path.strip_prefix(&notify).ok()?.to_string_lossy().into_owned())
     };
-    let socket = proc::environ_find(pid, "NOTIFY_SOCKET", socket).ok()??;
+    let Some(socket) = proc::environ_find(pid, "NOTIFY_SOCKET", socket)? else { return Ok(None) };
     // In a container the same path is another place.
-    if !proc::is_in_our_pid_namespace(pid).unwrap_or(false) {
-        return None;
+    if !proc::is_in_our_pid_namespace(pid)? {
+        return Ok(None);
     }
     let name = |value: &[u8]| Some(String::from_utf8_lossy(value).into_owned());
-    Some(proc::environ_find(pid, "ZDSUP_INSTANCE", name).ok()?.unwrap_or(socket))
+    Ok(Some(proc::environ_find(pid, "ZDSUP_INSTANCE", name)?.unwrap_or(socket)))
 }
 
 fn instance_of(cgroup: &Cgroup) -> String {
